@@ -1,0 +1,1 @@
+"""The network edge and the operator: settings, axon, gate, chain, service, health, commands."""

@@ -1,0 +1,1 @@
+"""Vendors' libraries behind one contract (`base.py`): pictures in, opinions out."""

@@ -1,0 +1,1 @@
+"""Processes: the miner and the mock validator. Wiring, signals, exit codes; no logic."""
