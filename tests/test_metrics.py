@@ -1,0 +1,147 @@
+"""The measures agree with scikit-learn where it has them, and with their definition where it has not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
+
+from models import metrics
+
+labels_and_probabilities = st.integers(1, 60).flatmap(
+    lambda n: st.tuples(
+        hnp.arrays(np.int64, n, elements=st.integers(0, 1)),
+        # few distinct values, so that ties and the threshold itself occur
+        hnp.arrays(np.float64, n, elements=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.51, 0.75, 0.9999, 1.0])),
+    )
+)
+
+
+@given(labels_and_probabilities)
+def test_agrees_with_scikit_learn_on_any_labels_and_probabilities(case):
+    y, p = case
+    if len({*y, *np.round(p)}) == 2:  # scikit-learn warns about a single value
+        assert metrics.mcc(y, p) == pytest.approx(float(sk.matthews_corrcoef(y, np.round(p))), abs=1e-12)
+    else:
+        assert metrics.mcc(y, p) == 0.0
+    assert metrics.accuracy(y, p) == pytest.approx(sk.accuracy_score(y, np.round(p)))
+    assert metrics.brier(y, p) == pytest.approx(sk.brier_score_loss(y, p, labels=[0, 1]))
+    if 0 < y.sum() < y.size:
+        assert metrics.auc(y, p) == pytest.approx(sk.roc_auc_score(y, p))
+    else:
+        assert np.isnan(metrics.auc(y, p))
+
+
+def test_calibration_columns_agree_with_scikit_learn():
+    rng = np.random.default_rng(7)
+    p = rng.random(500)
+    y = (rng.random(500) < p**2).astype(int)
+    seen, said = calibration_curve(y, p, n_bins=10)
+    columns = metrics.reliability(y, p)
+    assert [b.share_of_roadwork for b in columns] == pytest.approx(seen.tolist())
+    assert [b.mean_probability for b in columns] == pytest.approx(said.tolist())
+    counts = np.histogram(p, 10, (0, 1))[0]
+    assert metrics.ece(y, p) == pytest.approx(float((counts * abs(seen - said)).sum() / 500))
+
+
+def test_ece_of_a_known_case():
+    # two columns: 0.25 said and 1/2 seen; 0.95 said and 1 seen; half the pictures in each
+    assert metrics.ece([0, 1, 1, 1], [0.25, 0.25, 0.95, 0.95]) == pytest.approx(0.5 * 0.25 + 0.5 * 0.05)
+
+
+@given(labels_and_probabilities)
+def test_ece_stays_between_0_and_1_and_every_picture_is_in_one_column(case):
+    y, p = case
+    assert 0 <= metrics.ece(y, p) <= 1
+    assert sum(b.count for b in metrics.reliability(y, p)) == y.size
+
+
+def test_exactly_one_half_counts_as_clear_like_numpys_round():
+    assert metrics.accuracy([0], [0.5]) == 1.0
+    assert metrics.accuracy([1], [0.5]) == 0.0
+
+
+def test_threshold_moves_the_decision():
+    y, p = [0, 0, 1, 1], [0.1, 0.3, 0.35, 0.9]
+    assert metrics.mcc(y, p, threshold=0.32) == 1.0
+    assert metrics.mcc(y, p) == pytest.approx(sk.matthews_corrcoef(y, [0, 0, 0, 1]))
+
+
+@given(labels_and_probabilities)
+def test_mcc_changes_sign_when_the_labels_swap(case):
+    y, p = case
+    assert metrics.mcc(1 - y, p) == pytest.approx(-metrics.mcc(y, p))
+
+
+def test_bootstrap_interval_of_an_accuracy_is_the_binomial_one():
+    y = np.ones(400, dtype=int)
+    p = np.where(np.arange(400) < 320, 0.9, 0.1)  # accuracy 0.8
+    interval = metrics.bootstrap(y, p, metrics.accuracy)
+    half = 1.96 * np.sqrt(0.8 * 0.2 / 400)
+    assert interval.low == pytest.approx(0.8 - half, abs=0.01)
+    assert interval.high == pytest.approx(0.8 + half, abs=0.01)
+
+
+def test_drawing_whole_groups_widens_the_interval_when_groups_are_near_copies():
+    rng = np.random.default_rng(3)
+    groups = np.repeat([str(i) for i in range(20)], 20)
+    y = np.repeat(rng.permutation(np.arange(20) % 2), 20)
+    right = np.repeat(rng.random(20) < 0.8, 20)  # all frames of a group are right or wrong together
+    p = np.where(right, y, 1 - y).astype(float)
+    alone = metrics.bootstrap(y, p, metrics.accuracy)
+    grouped = metrics.bootstrap(y, p, metrics.accuracy, groups=groups.tolist())
+    assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
+
+
+def test_bootstrap_is_repeatable_and_follows_its_seed():
+    rng = np.random.default_rng(5)
+    y, p = rng.integers(0, 2, 80), rng.random(80)
+    assert metrics.bootstrap(y, p, metrics.mcc, seed=1) == metrics.bootstrap(y, p, metrics.mcc, seed=1)
+    assert metrics.bootstrap(y, p, metrics.mcc, seed=1) != metrics.bootstrap(y, p, metrics.mcc, seed=2)
+
+
+def test_bootstrap_says_so_when_no_resample_can_hold_both_labels():
+    with pytest.raises(ValueError, match="both labels"):
+        metrics.bootstrap([0, 1], [0.2, 0.8], metrics.accuracy, n=0)
+
+
+def test_summary_has_every_measure_with_its_interval():
+    rng = np.random.default_rng(1)
+    p = rng.random(200)
+    y = (rng.random(200) < p).astype(int)
+    result = metrics.summary(y, p)
+    assert result["n"] == 200
+    assert result["positives"] == int(y.sum())
+    for name in ("mcc", "accuracy", "auc", "ece", "brier"):
+        assert result[name]["low"] <= result[name]["high"]
+    assert result["mcc"]["low"] < result["mcc"]["value"] < result["mcc"]["high"]
+
+
+def test_summary_of_one_label_leaves_out_what_needs_two():
+    result = metrics.summary([0, 0, 0], [0.1, 0.2, 0.7])
+    assert result["mcc"] == result["auc"] == {"value": None, "low": None, "high": None}
+    assert result["accuracy"]["value"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        ([], [], "at least one"),
+        ([0, 1], [0.5], "as many"),
+        ([0, 2], [0.5, 0.5], "labels 0 and 1"),
+        ([0, 1], [0.5, 1.5], r"in \[0, 1\]"),
+        ([0, 1], [0.5, float("nan")], r"in \[0, 1\]"),
+    ],
+)
+def test_bad_input_is_named(labels, probabilities, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.mcc(labels, probabilities)
+
+
+def test_groups_must_match_the_pictures():
+    with pytest.raises(ValueError, match="one group per picture"):
+        metrics.bootstrap([0, 1], [0.5, 0.5], metrics.accuracy, groups=["a"])
