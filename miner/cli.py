@@ -1,0 +1,62 @@
+"""The front door: `./run_miner.sh COMMAND ...`. One line a command here, one module a command in `miner/commands`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from miner.settings import UsageError
+
+COMMANDS = {
+    "mock": "Miner and mock validator together on this machine: challenges, live table, report. The default.",
+    "serve": "Serve a subnet (finney, test), a local node, or any signed caller (mock), until stopped.",
+    "predict": "Probability of road work in pictures, one JSON line each.",
+    "evaluate": "Score a folder of labelled pictures: MCC, accuracy, AUC, ECE, Brier with 95 % intervals.",
+    "doctor": "Check this machine, the settings, the wallet and the chain; say what to mend.",
+}
+PACKAGES = ("neurons", "miner", "cascade", "models")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0 done, 1 failed, 2 asked wrongly."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in {"-h", "--help", "help"}:
+        return _help()
+    command = words.pop(0) if words and not words[0].startswith("-") else "mock"
+    try:
+        _refuse_shadows()
+        if command not in COMMANDS:
+            raise UsageError(f"unknown command {command!r}; known: {', '.join(COMMANDS)}")
+        return int(import_module(f"miner.commands.{command}").main(words))
+    except UsageError as error:
+        Console(stderr=True).print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _help() -> int:
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, purpose in COMMANDS.items():
+        table.add_row(f"[bold]{name}[/]", purpose)
+    console = Console()
+    console.print("Usage: ./run_miner.sh [COMMAND] [OPTIONS]     ./run_miner.sh COMMAND --help\n", highlight=False)
+    console.print(table)
+    return 0
+
+
+def _refuse_shadows() -> None:
+    """Our packages have common names: say so when Python would import somebody else's."""
+    for name in PACKAGES:
+        found = Path(import_module(name).__file__ or "").resolve()
+        if ROOT not in found.parents:
+            raise UsageError(
+                f"package {name!r} comes from {found.parent}, not from this checkout ({ROOT}); "
+                "remove it from the environment, or start with ./run_miner.sh"
+            )

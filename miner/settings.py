@@ -1,0 +1,196 @@
+"""Every setting of the miner in one frozen, typed tree.
+
+Precedence: flag > environment > `.env` > `miner.env` > default. The official miner's names (`SUBTENSOR_NETWORK`,
+`WALLET_NAME`, ...) are understood as they are, so its `miner.env` can be dropped in; all other names are the field's
+own with the prefix `MINER_`. An unknown name or a bad value is an error that names it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliApp, CliSuppress, SettingsConfigDict, SettingsError
+
+PREFIX = "MINER_"
+NETUIDS = {"finney": 72, "test": 323, "local": 72, "mock": 72}
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def official(name: str, variable: str) -> AliasChoices:
+    """A field known by its own name and by the official miner's variable."""
+    return AliasChoices(name, variable)
+
+
+class UsageError(Exception):
+    """The user asked for something that cannot be done as asked. Printed without a traceback; exit code 2."""
+
+
+class Settings(BaseSettings):
+    """Serve the subnet: answer validators' pictures until stopped."""
+
+    model_config = SettingsConfigDict(
+        env_file=("miner.env", ".env"),
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_by_name=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    # The chain and who we are on it.
+    network: Literal["finney", "test", "local", "mock"] = Field(
+        "mock",
+        validation_alias=official("network", "SUBTENSOR_NETWORK"),
+        description="finney (mainnet), test (testnet), local (a node of your own), mock (no chain: one in memory).",
+    )
+    netuid: int | None = Field(
+        None,
+        ge=0,
+        validation_alias=official("netuid", "NETUID"),
+        description="The subnet. Default: 72 on finney, 323 on test.",
+    )
+    chain_endpoint: str | None = Field(
+        None,
+        validation_alias=official("chain_endpoint", "SUBTENSOR_CHAIN_ENDPOINT"),
+        description="A node's websocket address, instead of the network's public one.",
+    )
+    wallet_name: str = Field("default", validation_alias=official("wallet_name", "WALLET_NAME"))
+    wallet_hotkey: str = Field("default", validation_alias=official("wallet_hotkey", "WALLET_HOTKEY"))
+    wallet_path: Path = Field(Path("~/.bittensor/wallets"), description="Only the hotkey file below it is opened.")
+
+    # Where validators reach us.
+    axon_host: str | None = Field(
+        None, description="Address to bind. Default: every address, IPv4 and IPv6; loopback on mock."
+    )
+    axon_port: Port = Field(8091, validation_alias=official("axon_port", "MINER_AXON_PORT"))
+    external_ip: str | None = Field(None, description="Address to announce when it differs from ours (NAT).")
+    external_port: Port | None = Field(None, description="Port to announce when it differs from the bound one (NAT).")
+
+    # Who may ask.
+    force_validator_permit: bool = Field(
+        True,
+        validation_alias=official("force_validator_permit", "BLACKLIST_FORCE_VALIDATOR_PERMIT"),
+        description="Answer only hotkeys that hold a validator permit.",
+    )
+    allow_non_registered: bool = Field(False, description="Answer any signed caller: for tests, never on mainnet.")
+    minimum_stake: float = Field(0.0, ge=0, description="Least stake (as the metagraph counts it) a caller must have.")
+
+    # What decides.
+    profile: str = Field("embedded", description="Name of a profile in cascade/profiles, or a path to a TOML file.")
+    device: str = Field(
+        "auto",
+        validation_alias=official("device", "IMAGE_DETECTOR_DEVICE"),
+        description="auto, cpu, cuda or cuda:N.",
+    )
+    network_reserve: float = Field(
+        1.0, ge=0.0, le=5.0, description="Seconds of the validator's time-out left for the way back."
+    )
+
+    # Caps on what one request may cost.
+    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="Largest accepted request body.")
+    max_pixels: int = Field(40_000_000, ge=224 * 224, description="Largest accepted picture, width times height.")
+    max_in_flight: int = Field(32, ge=1, description="Requests worked on at once; more wait, by stake.")
+    max_waiting: int = Field(256, ge=0, description="Requests that may wait; beyond, tier 0 answers alone.")
+
+    # The operator's side.
+    health_host: str = Field("127.0.0.1", description="Address of the health port.")
+    health_port: Port = Field(9100, description="Port of /livez, /readyz and /metrics.")
+    log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["human", "json"] = "human"
+    state_dir: Path = Field(
+        Path("~/.streetvision"), description="Where the replay store and the chain's last snapshot live."
+    )
+    trace: Path | None = Field(None, description="Write every verdict to this file, one JSON line each.")
+
+    # Understood because the official miner.env has them; the profile decides what answers.
+    image_detector: CliSuppress[str | None] = Field(None, validation_alias=official("image_detector", "IMAGE_DETECTOR"))
+    image_detector_config: CliSuppress[str | None] = Field(
+        None, validation_alias=official("image_detector_config", "IMAGE_DETECTOR_CONFIG")
+    )
+    model_url: CliSuppress[str | None] = Field(None, validation_alias=official("model_url", "MODEL_URL"))
+    proxy_client_url: CliSuppress[str | None] = Field(
+        None, validation_alias=official("proxy_client_url", "PROXY_CLIENT_URL")
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_unknown_variables(cls, values: Any) -> Any:
+        known = {name.upper() for name in variables(cls)}
+        unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name.upper() not in known)
+        if unknown:
+            raise ValueError(f"unknown environment variable {', '.join(unknown)}; see .env.example for the known ones")
+        return values
+
+    @model_validator(mode="after")
+    def _safe_on_mainnet(self) -> Self:
+        if self.network == "finney" and self.allow_non_registered:
+            raise ValueError("allow_non_registered gives the GPU to anybody; not on mainnet: use test, local or mock")
+        return self
+
+    @property
+    def subnet(self) -> int:
+        """The netuid to serve: the given one, else the network's own."""
+        return NETUIDS[self.network] if self.netuid is None else self.netuid
+
+    @property
+    def state(self) -> Path:
+        """The directory of this hotkey's state on this network."""
+        return self.state_dir.expanduser() / self.network / self.wallet_name / self.wallet_hotkey
+
+
+def variables(settings: type[BaseSettings]) -> dict[str, str]:
+    """Environment variable -> field, the preferred name of each field first."""
+    names: dict[str, str] = {}
+    for field, info in settings.model_fields.items():
+        alias = info.validation_alias
+        choices = alias.choices[1:] if isinstance(alias, AliasChoices) else [f"{PREFIX}{field.upper()}"]
+        names.update({str(choice): field for choice in choices})
+    return names
+
+
+T = TypeVar("T", bound=BaseSettings)
+
+
+def parse(command: type[T], arguments: Sequence[str]) -> T:
+    """Settings of one command from its flags, the environment and the files beside it.
+
+    The SDK's dotted flags (`--wallet.name`, `--axon.port`) are taken as ours (`--wallet-name`).
+    Raises UsageError naming each wrong name or value; argparse itself exits 2 on an unknown flag.
+    """
+    try:
+        return CliApp.run(command, cli_args=_kebab(arguments), cli_cmd_method_name="_parsed")
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}{_came(e)}" for e in error.errors()]
+        raise UsageError("\n".join(lines)) from None
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
+
+
+def _kebab(arguments: Sequence[str]) -> list[str]:
+    """`--wallet.name X` -> `--wallet-name X`; `--a.flag False` (habit of the official miner) -> `--no-a-flag`."""
+    words: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag, equals, value = argument.partition("=")
+            words.append("--" + flag[2:].replace(".", "-").replace("_", "-") + equals + value)
+        elif argument in {"True", "False", "true", "false"} and words and words[-1].startswith("--"):
+            words[-1] = words[-1] if argument.lower() == "true" else "--no-" + words[-1][2:]
+        else:
+            words.append(argument)
+    return words
+
+
+def _came(error: Any) -> str:
+    secret = any("token" in str(part).lower() or "key" in str(part).lower() for part in error["loc"])
+    if error["type"] in {"missing", "value_error", "extra_forbidden"} or secret:
+        return "" if error["type"] != "extra_forbidden" else " (unknown name; see .env.example for the known ones)"
+    return f"; got {error['input']!r}"

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Makes what the tests need and runs them: style, types, layers, then the tests.
+#   ./run_tests.sh          all of it: fast, slow (real processes and sockets), training (needs torch)
+#   ./run_tests.sh fast     what a change needs before it is committed
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+part=${1:-all}
+case "$part" in all | fast) ;; *) echo "expected nothing, or: fast; got: $part" >&2; exit 2 ;; esac
+source requirements/environment.sh
+environment "$PWD/.venv-test" requirements/test.txt
+bin=$PWD/.venv-test/bin
+
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
+"$bin/lint-imports"
+"$bin/python" -m pytest -m "not slow" --cov --cov-report=term-missing:skip-covered --ignore tests/training
+"$bin/coverage" report --fail-under=100 --include='cascade/*,miner/gate.py,miner/decode.py,miner/service.py'
+[ "$part" = fast ] && exit
+
+environment "$PWD/.venv-dendrite" requirements/dendrite.txt   # the SDK release that validators lock
+"$bin/python" -m pytest -m slow --ignore tests/training
+environment "$PWD/.venv-train" requirements/test.txt requirements/train.txt
+"$PWD/.venv-train/bin/python" -m pytest tests/training
