@@ -49,13 +49,13 @@ class Service:
     reserve: float
     observer: Observer
 
-    async def answer(self, image_base64: str, timeout: float, caller: str, label: int = -1) -> float:
-        """The probability of road work in one base64 JPEG, within `timeout` seconds (clamped) less the reserve.
+    async def answer(self, image_base64: str, allowed: float, caller: str, label: int = -1) -> float:
+        """The probability of road work in one base64 JPEG, within `allowed` seconds (clamped) less the reserve.
 
         label: the testnet's ground truth, -1 when unknown; only observed, never used.
         """
         started = time.monotonic()
-        deadline = Deadline.after(max(clamp_timeout(timeout) - self.reserve, SHORTEST / 2))
+        deadline = Deadline.after(max(clamp_timeout(allowed) - self.reserve, SHORTEST / 2))
         probability, source, fault = self.prior, Source.PRIOR, ""
         try:
             async with asyncio.timeout(deadline.remaining()):

@@ -14,7 +14,6 @@ from loguru import logger
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from cascade.verdict import Source, Verdict
-from models.base import Failure, Opinion
 
 HUMAN = "<green>{time:HH:mm:ss.SSS}</green> <level>{level:<7}</level> {message} <dim>{extra[origin]}</dim>"
 NOISY = ("websockets", "async_substrate_interface", "asyncio", "RapidOCR", "uvicorn.access")
@@ -63,47 +62,42 @@ class Metrics:
     """What the miner counts, under documented names (prefix `streetvision_`)."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        given = {"namespace": "streetvision", "registry": self.registry}
-        self.answers = Counter("answers", "Answers sent, by where the probability came from.", ["source"], **given)
-        self.faults = Counter(
-            "faults", "Faults on the way to an answer, by kind; the answer left all the same.", ["kind"], **given
+        self.registry = own = CollectorRegistry()
+        prefix = "streetvision_"
+        tenths = [i / 10 for i in range(1, 11)]
+        self.answers = Counter(prefix + "answers", "Answers sent, by source.", ["source"], registry=own)
+        self.faults = Counter(prefix + "faults", "Faults that the prior answered for.", ["kind"], registry=own)
+        self.refusals = Counter(prefix + "refusals", "Requests refused before any work.", ["reason"], registry=own)
+        self.seconds = Histogram(prefix + "answer_seconds", "Admission to answer.", buckets=SECONDS, registry=own)
+        self.probability = Histogram(prefix + "probability", "Answered probability.", buckets=tenths, registry=own)
+        self.tiers = Counter(prefix + "tier_asked", "Pictures that asked this tier.", ["tier"], registry=own)
+        self.model_seconds = Histogram(
+            prefix + "model_seconds", "Time of a model's batch.", ["model"], buckets=SECONDS, registry=own
         )
-        self.refusals = Counter("refusals", "Requests refused before any work, by reason.", ["reason"], **given)
-        self.seconds = Histogram("answer_seconds", "Time from admission to answer.", buckets=SECONDS, **given)
-        self.probability = Histogram(
-            "probability", "Answered probabilities.", buckets=[i / 10 for i in range(1, 11)], **given
-        )
-        self.tiers = Counter("tier_asked", "Requests that asked this tier.", ["tier"], **given)
-        self.model_seconds = Histogram("model_seconds", "Time of a model's batch.", ["model"], buckets=SECONDS, **given)
         self.model_failures = Counter(
-            "model_failures", "Opinions that did not come, by model and kind.", ["model", "kind"], **given
+            prefix + "model_failures", "Opinions that did not come.", ["model", "kind"], registry=own
         )
-        self.ready = Gauge("ready", "1 while every required tier passes its canary.", **given)
-        self.in_flight = Gauge("in_flight", "Requests being worked on.", **given)
-        self.chain_age = Gauge("chain_age_seconds", "Age of the metagraph in force.", **given)
+        self.ready = Gauge(prefix + "ready", "1 while every required tier passes its canary.", registry=own)
+        self.in_flight = Gauge(prefix + "in_flight", "Requests being worked on.", registry=own)
+        self.chain_age = Gauge(prefix + "chain_age_seconds", "Age of the metagraph in force.", registry=own)
 
-    def observe(self, verdict: Verdict) -> None:
+    def verdict(self, verdict: Verdict) -> None:
         """Count one verdict of the cascade."""
         for tier in verdict.tiers:
             self.tiers.labels(tier).inc()
         for opinion in verdict.opinions:
-            self._opinion(opinion)
+            self.model_seconds.labels(opinion.model).observe(opinion.milliseconds / 1000)
         for failure in verdict.failures:
-            self._failure(failure)
+            self.model_failures.labels(failure.model, failure.kind).inc()
 
-    def answered(self, source: Source, probability: float, seconds: float) -> None:
-        """Count one answer as it leaves."""
+    def answered(self, source: Source, probability: float, seconds: float, fault: str) -> None:
+        """Count one answer as it leaves. fault: its kind, empty when there was none."""
         self.answers.labels(source.value).inc()
         self.probability.observe(probability)
         self.seconds.observe(seconds)
+        if fault:
+            self.faults.labels(fault).inc()
 
     def exposition(self) -> bytes:
         """Everything counted, in Prometheus' text format."""
         return generate_latest(self.registry)
-
-    def _opinion(self, opinion: Opinion) -> None:
-        self.model_seconds.labels(opinion.model).observe(opinion.milliseconds / 1000)
-
-    def _failure(self, failure: Failure) -> None:
-        self.model_failures.labels(failure.model, failure.kind).inc()
