@@ -8,6 +8,7 @@ own with the prefix `MINER_`. An unknown name or a bad value is an error that na
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -63,15 +64,21 @@ class Settings(BaseSettings):
         validation_alias=official("chain_endpoint", "SUBTENSOR_CHAIN_ENDPOINT"),
         description="A node's websocket address, instead of the network's public one.",
     )
-    wallet_name: str = Field("default", validation_alias=official("wallet_name", "WALLET_NAME"))
-    wallet_hotkey: str = Field("default", validation_alias=official("wallet_hotkey", "WALLET_HOTKEY"))
+    wallet_name: str = Field(
+        "default", validation_alias=official("wallet_name", "WALLET_NAME"), description="The wallet, as btcli names it."
+    )
+    wallet_hotkey: str = Field(
+        "default", validation_alias=official("wallet_hotkey", "WALLET_HOTKEY"), description="The hotkey in that wallet."
+    )
     wallet_path: Path = Field(Path("~/.bittensor/wallets"), description="Only the hotkey file below it is opened.")
 
     # Where validators reach us.
     axon_host: str | None = Field(
         None, description="Address to bind. Default: every address, IPv4 and IPv6; loopback on mock."
     )
-    axon_port: Port = Field(8091, validation_alias=official("axon_port", "MINER_AXON_PORT"))
+    axon_port: Port = Field(
+        8091, validation_alias=official("axon_port", "MINER_AXON_PORT"), description="Port that validators reach."
+    )
     external_ip: str | None = Field(None, description="Address to announce when it differs from ours (NAT).")
     external_port: Port | None = Field(None, description="Port to announce when it differs from the bound one (NAT).")
 
@@ -104,21 +111,33 @@ class Settings(BaseSettings):
     # The operator's side.
     health_host: str = Field("127.0.0.1", description="Address of the health port.")
     health_port: Port = Field(9100, description="Port of /livez, /readyz and /metrics.")
-    log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["human", "json"] = "human"
+    log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
+    log_format: Literal["human", "json"] = Field("human", description="Log lines for people or for programs.")
     state_dir: Path = Field(
         Path("~/.streetvision"), description="Where the replay store and the chain's last snapshot live."
     )
     trace: Path | None = Field(None, description="Write every verdict to this file, one JSON line each.")
 
     # Understood because the official miner.env has them; the profile decides what answers.
-    image_detector: CliSuppress[str | None] = Field(None, validation_alias=official("image_detector", "IMAGE_DETECTOR"))
-    image_detector_config: CliSuppress[str | None] = Field(
-        None, validation_alias=official("image_detector_config", "IMAGE_DETECTOR_CONFIG")
+    image_detector: CliSuppress[str | None] = Field(
+        None,
+        validation_alias=official("image_detector", "IMAGE_DETECTOR"),
+        description="Accepted from an official miner.env and not used: the profile decides.",
     )
-    model_url: CliSuppress[str | None] = Field(None, validation_alias=official("model_url", "MODEL_URL"))
+    image_detector_config: CliSuppress[str | None] = Field(
+        None,
+        validation_alias=official("image_detector_config", "IMAGE_DETECTOR_CONFIG"),
+        description="Accepted from an official miner.env and not used: the profile decides.",
+    )
+    model_url: CliSuppress[str | None] = Field(
+        None,
+        validation_alias=official("model_url", "MODEL_URL"),
+        description="Accepted from an official miner.env: the public repository of your model card.",
+    )
     proxy_client_url: CliSuppress[str | None] = Field(
-        None, validation_alias=official("proxy_client_url", "PROXY_CLIENT_URL")
+        None,
+        validation_alias=official("proxy_client_url", "PROXY_CLIENT_URL"),
+        description="Accepted from an official miner.env: the operator's application server.",
     )
 
     @model_validator(mode="before")
@@ -155,6 +174,21 @@ def variables(settings: type[BaseSettings]) -> dict[str, str]:
         choices = alias.choices[1:] if isinstance(alias, AliasChoices) else [f"{PREFIX}{field.upper()}"]
         names.update({str(choice): field for choice in choices})
     return names
+
+
+def env_example(settings: type[BaseSettings] = Settings) -> str:
+    """The text of `.env.example`: every variable with its default and meaning. `python -m miner.settings` prints it."""
+    lines = [
+        "# Every setting, with its default. Copy to .env and uncomment what differs.",
+        "# Flags win over the environment, the environment over .env, .env over miner.env.",
+        "",
+    ]
+    for variable, field in variables(settings).items():
+        info = settings.model_fields[field]
+        default = "" if info.default is None else str(info.default)
+        meaning = info.description or field.replace("_", " ").capitalize() + "."
+        lines += [f"# {meaning}", f"#{variable}={default}", ""]
+    return "\n".join(lines)
 
 
 T = TypeVar("T", bound=BaseSettings)
@@ -194,3 +228,7 @@ def _came(error: Any) -> str:
     if error["type"] in {"missing", "value_error", "extra_forbidden"} or secret:
         return "" if error["type"] != "extra_forbidden" else " (unknown name; see .env.example for the known ones)"
     return f"; got {error['input']!r}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(env_example())

@@ -1,0 +1,82 @@
+"""`mock`: a miner process and a mock validator process on loopback, a live table, and a report.
+
+All flags are the validator's (`./run_miner.sh mock --help`); the miner takes its settings from the environment.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from rich.console import Console
+
+from miner.settings import UsageError
+
+START_SECONDS = 120.0  # a cold machine reads the networks from disk and runs the first canary
+
+
+def main(arguments: Sequence[str]) -> int:
+    validator = [sys.executable, "-P", "-m", "neurons.validator"]
+    if {"-h", "--help"} & set(arguments):
+        return subprocess.call([*validator, "--help"])
+    run = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    run.mkdir(parents=True)
+    axon, health = free_ports(2)
+    with running_miner(run, axon, health) as url:
+        given = ["--miner", url, "--trace", str(run / "trace.jsonl"), "--report", str(run)]
+        return subprocess.call([*validator, *given, *arguments])
+
+
+@contextmanager
+def running_miner(run: Path, axon: int, health: int) -> Iterator[str]:
+    """A ready miner on the in-memory chain, as a process; stopped by SIGTERM on the way out. Yields its health URL.
+
+    Raises UsageError with the end of its log when it ends early or does not get ready.
+    """
+    command = [sys.executable, "-P", "-m", "neurons.miner", "--network", "mock", "--log-level", "INFO"]
+    flags = {"--axon-port": axon, "--health-port": health, "--state-dir": run, "--trace": run / "trace.jsonl"}
+    url, log = f"http://127.0.0.1:{health}", run / "miner.log"
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with log.open("wb") as sink:
+        miner = subprocess.Popen([*command, *(str(word) for pair in flags.items() for word in pair)], stderr=sink)
+        try:
+            with Console(stderr=True).status(f"Starting the miner (log: {log}) ..."):
+                _wait_until_ready(miner, url, log)
+            yield url
+        finally:
+            miner.terminate()
+            miner.wait(timeout=30)
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _wait_until_ready(miner: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    give_up = time.monotonic() + START_SECONDS
+    while miner.poll() is None and time.monotonic() < give_up:
+        try:
+            with urlopen(url + "/readyz", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (URLError, OSError):
+            time.sleep(0.1)
+    state = f"ended with exit code {miner.returncode}" if miner.returncode is not None else "did not get ready"
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise UsageError(f"the miner {state}; the end of {log}:\n{tail}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

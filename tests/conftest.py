@@ -1,0 +1,17 @@
+"""What every test stands on: no setting of the person who runs them, and no file of theirs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    official = {"IMAGE_DETECTOR", "NETUID", "SUBTENSOR", "WALLET", "BLACKLIST", "MODEL_URL", "PROXY_CLIENT_URL"}
+    for name in list(os.environ):
+        if name.startswith(("MINER_", *official)):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)

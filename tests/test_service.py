@@ -1,0 +1,114 @@
+"""Whatever happens, `answer` gives a finite float in [0, 1], in time, and what happened is observed."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cascade.deadline import Deadline
+from cascade.verdict import Source, Stop, Verdict
+from miner.service import LONGEST, SHORTEST, Service, clamp_timeout
+from models.base import Frame
+
+FRAME = Frame.of(np.zeros((4, 4, 3), dtype=np.uint8))
+
+
+def verdict(probability: float) -> Verdict:
+    return Verdict(probability, (0.0, 1.0), (), (), ("first",), Stop.DECIDED, Source.CASCADE, False, 1.0)
+
+
+@dataclass
+class Seen:
+    """An observer that remembers."""
+
+    answers: list[tuple[Source, float, str]] = field(default_factory=list)
+    verdicts: list[tuple[float, str, int]] = field(default_factory=list)
+
+    def verdict(self, frame: Frame, verdict: Verdict, caller: str, label: int) -> None:
+        self.verdicts.append((verdict.probability, caller, label))
+
+    def answered(self, source: Source, probability: float, seconds: float, fault: str) -> None:
+        self.answers.append((source, probability, fault))
+
+
+async def says_0_8(frame: Frame, deadline: Deadline, caller: str) -> Verdict:
+    return verdict(0.8)
+
+
+def service(seen: Seen, decide: object = says_0_8, decode: object = lambda _: FRAME, reserve: float = 0.0) -> Service:
+    return Service(decide, decode, prior=0.4, reserve=reserve, observer=seen)  # type: ignore[arg-type]
+
+
+async def test_the_cascades_probability_leaves_and_is_observed() -> None:
+    seen = Seen()
+    assert await service(seen).answer("", 9.0, "caller", 1) == 0.8
+    assert seen.answers == [(Source.CASCADE, 0.8, "")]
+    assert seen.verdicts == [(0.8, "caller", 1)]
+
+
+async def test_an_unreadable_picture_gets_the_prior() -> None:
+    def unreadable(_: str) -> Frame:
+        raise ValueError("not a JPEG")
+
+    seen = Seen()
+    assert await service(seen, decode=unreadable).answer("%%%", 9.0, "caller") == 0.4
+    assert seen.answers == [(Source.PRIOR, 0.4, "ValueError")]
+
+
+async def test_a_cascade_that_raises_gets_the_prior_and_names_the_fault() -> None:
+    async def broken(frame: Frame, deadline: Deadline, caller: str) -> Verdict:
+        raise RuntimeError("boom")
+
+    seen = Seen()
+    assert await service(seen, decide=broken).answer("", 9.0, "caller") == 0.4
+    assert seen.answers == [(Source.PRIOR, 0.4, "RuntimeError")]
+
+
+async def test_decoding_that_hangs_is_left_behind_at_the_deadline() -> None:
+    free = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hangs(_: str) -> Frame:
+        asyncio.run_coroutine_threadsafe(free.wait(), loop).result()
+        return FRAME
+
+    seen = Seen()
+    started = time.monotonic()
+    assert await service(seen, decode=hangs, reserve=5.0).answer("", 1.0, "caller") == 0.4
+    assert time.monotonic() - started < SHORTEST
+    assert seen.answers == [(Source.PRIOR, 0.4, "TimeoutError")]
+    free.set()
+
+
+async def test_the_event_loop_turns_while_a_picture_is_decoded() -> None:
+    decoding, turned = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(_: str) -> Frame:
+        loop.call_soon_threadsafe(decoding.set)
+        asyncio.run_coroutine_threadsafe(turned.wait(), loop).result()
+        return FRAME
+
+    answer = asyncio.create_task(service(Seen(), decode=slow).answer("", 9.0, "caller"))
+    await decoding.wait()
+    turned.set()
+    assert await answer == 0.8
+
+
+@given(st.floats())
+def test_a_time_out_is_believed_within_bounds_only(seconds: float) -> None:
+    assert SHORTEST <= clamp_timeout(seconds) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("header", "meant"), [(0.0, SHORTEST), (-1.0, SHORTEST), (math.nan, SHORTEST), (1e9, LONGEST), (9.0, 9.0)]
+)
+def test_time_outs_of_figure_12(header: float, meant: float) -> None:
+    assert clamp_timeout(header) == meant

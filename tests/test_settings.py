@@ -1,0 +1,106 @@
+"""One typed tree; flag > environment > .env > miner.env > default; a wrong name or value is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from miner.settings import Settings, UsageError, env_example, parse, variables
+
+ROOT = Path(__file__).resolve().parent.parent
+
+OFFICIAL = """\
+IMAGE_DETECTOR=ViT
+IMAGE_DETECTOR_CONFIG=ViT_roadwork.yaml
+IMAGE_DETECTOR_DEVICE=cuda:1
+NETUID=323
+SUBTENSOR_NETWORK=test
+SUBTENSOR_CHAIN_ENDPOINT=wss://node.example:443
+WALLET_NAME=cold
+WALLET_HOTKEY=hot
+MINER_AXON_PORT=9000
+BLACKLIST_FORCE_VALIDATOR_PERMIT=False
+MODEL_URL=https://example.org/model
+PROXY_CLIENT_URL=
+"""
+
+
+def test_a_miner_env_of_the_official_miner_is_understood_as_it_is() -> None:
+    Path("miner.env").write_text(OFFICIAL)
+    settings = parse(Settings, [])
+    assert (settings.network, settings.subnet, settings.axon_port) == ("test", 323, 9000)
+    assert (settings.wallet_name, settings.wallet_hotkey, settings.device) == ("cold", "hot", "cuda:1")
+    assert settings.chain_endpoint == "wss://node.example:443"
+    assert not settings.force_validator_permit
+
+
+def test_a_flag_wins_over_the_environment_over_env_over_miner_env(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse(Settings, []).axon_port == 8091
+    Path("miner.env").write_text("MINER_AXON_PORT=1\n")
+    assert parse(Settings, []).axon_port == 1
+    Path(".env").write_text("MINER_AXON_PORT=2\n")
+    assert parse(Settings, []).axon_port == 2
+    monkeypatch.setenv("MINER_AXON_PORT", "3")
+    assert parse(Settings, []).axon_port == 3
+    assert parse(Settings, ["--axon-port", "4"]).axon_port == 4
+
+
+@pytest.mark.parametrize("words", [["--axon.port", "7"], ["--axon_port=7"], ["--axon-port", "7"]])
+def test_the_sdks_spelling_of_a_flag_is_ours_too(words: list[str]) -> None:
+    assert parse(Settings, words).axon_port == 7
+
+
+@pytest.mark.parametrize(("word", "meant"), [("False", False), ("True", True)])
+def test_a_switch_may_be_given_a_word_and_the_word_counts(word: str, meant: bool) -> None:
+    assert parse(Settings, ["--blacklist.force_validator_permit", word]).force_validator_permit is meant
+
+
+@pytest.mark.parametrize(("network", "subnet"), [("finney", 72), ("test", 323)])
+def test_each_network_has_its_subnet(network: str, subnet: int) -> None:
+    assert parse(Settings, ["--network", network]).subnet == subnet
+
+
+def test_an_unknown_name_in_a_file_is_named() -> None:
+    Path(".env").write_text("AXON_PROT=8091\n")
+    with pytest.raises(UsageError, match=r"axon_prot.*unknown name"):
+        parse(Settings, [])
+
+
+def test_an_unknown_variable_of_ours_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINER_AXON_PROT", "8091")
+    with pytest.raises(UsageError, match="unknown environment variable MINER_AXON_PROT"):
+        parse(Settings, [])
+
+
+def test_a_bad_value_says_what_was_expected_and_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBTENSOR_NETWORK", "fineny")
+    with pytest.raises(UsageError, match=r"network: Input should be 'finney', .*; got 'fineny'"):
+        parse(Settings, [])
+
+
+def test_an_unknown_flag_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(Settings, ["--axon-prot", "1"])
+    assert "--axon-prot" in capsys.readouterr().err
+
+
+def test_nobody_gives_their_gpu_to_anybody_on_mainnet() -> None:
+    with pytest.raises(UsageError, match="allow_non_registered"):
+        parse(Settings, ["--network", "finney", "--allow-non-registered"])
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(Settings, []).axon_port = 1  # type: ignore[misc]
+
+
+def test_the_example_file_is_the_one_the_settings_make() -> None:
+    assert (ROOT / ".env.example").read_text() == env_example(), "run: python -m miner.settings > .env.example"
+
+
+def test_every_line_of_the_example_file_is_accepted_when_uncommented() -> None:
+    lines = [line[1:] for line in env_example().splitlines() if line.startswith("#") and not line.startswith("# ")]
+    Path(".env").write_text("\n".join(lines))
+    assert parse(Settings, []) == Settings()
+    assert len(lines) == len(variables(Settings))
