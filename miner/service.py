@@ -10,9 +10,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from cascade.deadline import Deadline
 from cascade.verdict import Source, Verdict
@@ -26,12 +25,26 @@ Decide = Callable[[Frame, Deadline, str], Awaitable[Verdict]]
 Decode = Callable[[str], Frame]
 
 
-class Observer(Protocol):
-    """Who wants to know of answers: metrics, the trace, the journal. Must not block or raise."""
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One request as it left: what metrics, trace, journal and dashboard are told.
 
-    def verdict(self, frame: Frame, verdict: Verdict, caller: str, label: int) -> None: ...
+    label: the testnet's ground truth, -1 when unknown. seconds: admission to answer. fault: kind of what went wrong,
+    empty when nothing did; `frame` and `verdict` are then None from the step that failed on.
+    """
 
-    def answered(self, source: Source, probability: float, seconds: float, fault: str) -> None: ...
+    caller: str
+    label: int
+    image_base64: str
+    probability: float
+    source: Source
+    seconds: float
+    fault: str
+    frame: Frame | None
+    verdict: Verdict | None
+
+
+Observer = Callable[[Answered], None]  # quick, called on the event loop; what it raises is logged and goes no further
 
 
 def clamp_timeout(seconds: float) -> float:
@@ -47,24 +60,31 @@ class Service:
     decode: Decode
     prior: float
     reserve: float
-    observer: Observer
+    observers: Sequence[Observer] = ()
 
     async def answer(self, image_base64: str, allowed: float, caller: str, label: int = -1) -> float:
         """The probability of road work in one base64 JPEG, within `allowed` seconds (clamped) less the reserve.
 
-        label: the testnet's ground truth, -1 when unknown; only observed, never used.
+        label: the testnet's ground truth, -1 when unknown; only told to observers, never used.
         """
         started = time.monotonic()
         deadline = Deadline.after(max(clamp_timeout(allowed) - self.reserve, SHORTEST / 2))
-        probability, source, fault = self.prior, Source.PRIOR, ""
+        frame, verdict, fault = None, None, ""
         try:
             async with asyncio.timeout(deadline.remaining()):
                 frame = await asyncio.to_thread(self.decode, image_base64)
             verdict = await self.decide(frame, deadline, caller)
-            probability, source = verdict.probability, verdict.source
-            self.observer.verdict(frame, verdict, caller, label)
         except Exception as error:
             fault = type(error).__name__
-            log.warning("%s answered with the prior %.3f: %s: %s", caller[:8], self.prior, fault, error)
-        self.observer.answered(source, probability, time.monotonic() - started, fault)
+            log.warning("%s gets the prior %.3f: %s: %s", caller[:8], self.prior, fault, error)
+        probability, source = (verdict.probability, verdict.source) if verdict else (self.prior, Source.PRIOR)
+        took = time.monotonic() - started
+        self._tell(Answered(caller, label, image_base64, probability, source, took, fault, frame, verdict))
         return probability
+
+    def _tell(self, answered: Answered) -> None:
+        for observer in self.observers:
+            try:
+                observer(answered)
+            except Exception:
+                log.exception("an observer failed; the answer left all the same")

@@ -13,7 +13,8 @@ from types import FrameType
 from loguru import logger
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from cascade.verdict import Source, Verdict
+from cascade.verdict import Verdict
+from miner.service import Answered
 
 HUMAN = "<green>{time:HH:mm:ss.SSS}</green> <level>{level:<7}</level> {message} <dim>{extra[origin]}</dim>"
 NOISY = ("websockets", "async_substrate_interface", "asyncio", "RapidOCR", "uvicorn.access")
@@ -81,22 +82,23 @@ class Metrics:
         self.in_flight = Gauge(prefix + "in_flight", "Requests being worked on.", registry=own)
         self.chain_age = Gauge(prefix + "chain_age_seconds", "Age of the metagraph in force.", registry=own)
 
-    def verdict(self, verdict: Verdict) -> None:
-        """Count one verdict of the cascade."""
+    def answered(self, answered: Answered) -> None:
+        """Count one request as it leaves (an observer of the service)."""
+        self.answers.labels(answered.source.value).inc()
+        self.probability.observe(answered.probability)
+        self.seconds.observe(answered.seconds)
+        if answered.fault:
+            self.faults.labels(answered.fault).inc()
+        if answered.verdict:
+            self._verdict(answered.verdict)
+
+    def _verdict(self, verdict: Verdict) -> None:
         for tier in verdict.tiers:
             self.tiers.labels(tier).inc()
         for opinion in verdict.opinions:
             self.model_seconds.labels(opinion.model).observe(opinion.milliseconds / 1000)
         for failure in verdict.failures:
             self.model_failures.labels(failure.model, failure.kind).inc()
-
-    def answered(self, source: Source, probability: float, seconds: float, fault: str) -> None:
-        """Count one answer as it leaves. fault: its kind, empty when there was none."""
-        self.answers.labels(source.value).inc()
-        self.probability.observe(probability)
-        self.seconds.observe(seconds)
-        if fault:
-            self.faults.labels(fault).inc()
 
     def exposition(self) -> bytes:
         """Everything counted, in Prometheus' text format."""

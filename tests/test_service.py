@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from cascade.deadline import Deadline
 from cascade.verdict import Source, Stop, Verdict
-from miner.service import LONGEST, SHORTEST, Service, clamp_timeout
+from miner.service import LONGEST, SHORTEST, Answered, Decide, Decode, Service, clamp_timeout
 from models.base import Frame
 
 FRAME = Frame.of(np.zeros((4, 4, 3), dtype=np.uint8))
@@ -24,51 +23,51 @@ def verdict(probability: float) -> Verdict:
     return Verdict(probability, (0.0, 1.0), (), (), ("first",), Stop.DECIDED, Source.CASCADE, False, 1.0)
 
 
-@dataclass
-class Seen:
-    """An observer that remembers."""
-
-    answers: list[tuple[Source, float, str]] = field(default_factory=list)
-    verdicts: list[tuple[float, str, int]] = field(default_factory=list)
-
-    def verdict(self, frame: Frame, verdict: Verdict, caller: str, label: int) -> None:
-        self.verdicts.append((verdict.probability, caller, label))
-
-    def answered(self, source: Source, probability: float, seconds: float, fault: str) -> None:
-        self.answers.append((source, probability, fault))
-
-
 async def says_0_8(frame: Frame, deadline: Deadline, caller: str) -> Verdict:
     return verdict(0.8)
 
 
-def service(seen: Seen, decide: object = says_0_8, decode: object = lambda _: FRAME, reserve: float = 0.0) -> Service:
-    return Service(decide, decode, prior=0.4, reserve=reserve, observer=seen)  # type: ignore[arg-type]
+def service(
+    seen: list[Answered], decide: Decide = says_0_8, decode: Decode = lambda _: FRAME, reserve: float = 0.0
+) -> Service:
+    return Service(decide, decode, prior=0.4, reserve=reserve, observers=[seen.append])
 
 
 async def test_the_cascades_probability_leaves_and_is_observed() -> None:
-    seen = Seen()
+    seen: list[Answered] = []
     assert await service(seen).answer("", 9.0, "caller", 1) == 0.8
-    assert seen.answers == [(Source.CASCADE, 0.8, "")]
-    assert seen.verdicts == [(0.8, "caller", 1)]
+    [told] = seen
+    assert (told.caller, told.label, told.probability, told.source) == ("caller", 1, 0.8, Source.CASCADE)
+    assert (told.fault, told.frame) == ("", FRAME)
 
 
 async def test_an_unreadable_picture_gets_the_prior() -> None:
     def unreadable(_: str) -> Frame:
         raise ValueError("not a JPEG")
 
-    seen = Seen()
+    seen: list[Answered] = []
     assert await service(seen, decode=unreadable).answer("%%%", 9.0, "caller") == 0.4
-    assert seen.answers == [(Source.PRIOR, 0.4, "ValueError")]
+    assert [(told.source, told.probability, told.fault) for told in seen] == [(Source.PRIOR, 0.4, "ValueError")]
 
 
 async def test_a_cascade_that_raises_gets_the_prior_and_names_the_fault() -> None:
     async def broken(frame: Frame, deadline: Deadline, caller: str) -> Verdict:
         raise RuntimeError("boom")
 
-    seen = Seen()
+    seen: list[Answered] = []
     assert await service(seen, decide=broken).answer("", 9.0, "caller") == 0.4
-    assert seen.answers == [(Source.PRIOR, 0.4, "RuntimeError")]
+    assert [(told.source, told.probability, told.fault) for told in seen] == [(Source.PRIOR, 0.4, "RuntimeError")]
+
+
+async def test_an_observer_that_raises_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    def breaks(_: Answered) -> None:
+        raise OSError("disk full")
+
+    seen: list[Answered] = []
+    two = Service(says_0_8, lambda _: FRAME, prior=0.4, reserve=0.0, observers=[breaks, seen.append])
+    assert await two.answer("", 9.0, "caller") == 0.8
+    assert "disk full" in caplog.text
+    assert len(seen) == 1
 
 
 async def test_decoding_that_hangs_is_left_behind_at_the_deadline() -> None:
@@ -79,11 +78,11 @@ async def test_decoding_that_hangs_is_left_behind_at_the_deadline() -> None:
         asyncio.run_coroutine_threadsafe(free.wait(), loop).result()
         return FRAME
 
-    seen = Seen()
+    seen: list[Answered] = []
     started = time.monotonic()
     assert await service(seen, decode=hangs, reserve=5.0).answer("", 1.0, "caller") == 0.4
     assert time.monotonic() - started < SHORTEST
-    assert seen.answers == [(Source.PRIOR, 0.4, "TimeoutError")]
+    assert [(told.source, told.probability, told.fault) for told in seen] == [(Source.PRIOR, 0.4, "TimeoutError")]
     free.set()
 
 
@@ -96,7 +95,7 @@ async def test_the_event_loop_turns_while_a_picture_is_decoded() -> None:
         asyncio.run_coroutine_threadsafe(turned.wait(), loop).result()
         return FRAME
 
-    answer = asyncio.create_task(service(Seen(), decode=slow).answer("", 9.0, "caller"))
+    answer = asyncio.create_task(service([], decode=slow).answer("", 9.0, "caller"))
     await decoding.wait()
     turned.set()
     assert await answer == 0.8
