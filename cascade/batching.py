@@ -1,0 +1,256 @@
+"""One worker thread per model: it loads the model, then answers requests of concurrent callers in micro-batches.
+
+A request waits in a queue per caller; batches are filled by taking one from each caller in turn, so that nobody waits
+behind somebody else's burst. Requests that were cancelled or whose time is over are dropped before any work. Inference
+never runs on the event loop; results come back to it in one call per batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+from cascade.deadline import Deadline
+from cascade.profile import Batching
+from models.base import Frame, Model, ModelCrashed, ModelError, ModelUnavailable, NotFinite, Opinion, OutOfMemory
+
+log = logging.getLogger(__name__)
+
+Boxes = Sequence[Mapping[str, Any]]  # evidence of another member: at least {"box": [left, top, right, bottom]} each
+Result = Opinion | Exception
+
+
+@runtime_checkable
+class Examiner(Protocol):
+    """A model that can be asked a second, targeted question: is what lies in these boxes road work?"""
+
+    def assess_crop(self, frame: Frame, boxes: Boxes) -> Opinion:
+        """One opinion of the boxes of one frame. Raises ModelError."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request to one model. `future` belongs to the event loop; `started` is set when work on it begins."""
+
+    frame: Frame
+    deadline: Deadline
+    caller: str
+    future: asyncio.Future[Opinion]
+    boxes: Boxes | None = None
+    started: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        return not self.future.done() and not self.deadline.passed
+
+
+@dataclass(slots=True)
+class FairQueue:
+    """Jobs of several callers. `take` gives one of each caller in turn. Safe between threads."""
+
+    _jobs: OrderedDict[str, deque[Job]] = field(default_factory=OrderedDict)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _count: int = 0
+    _closed: bool = False
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, job: Job) -> None:
+        with self._changed:
+            self._jobs.setdefault(job.caller, deque()).append(job)
+            self._count += 1
+            self._changed.notify()
+
+    def take(self, most: int, max_wait: float) -> list[Job]:
+        """1 to `most` jobs, waiting `max_wait` seconds after the first for more; [] once closed. Blocks."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count or self._closed)
+            if max_wait > 0.0:
+                self._changed.wait_for(lambda: self._count >= most or self._closed, max_wait)
+            return [self._pop() for _ in range(min(most, self._count))]
+
+    def close(self) -> list[Job]:
+        """Let `take` end; gives back what nobody took."""
+        with self._changed:
+            self._closed = True
+            left = [self._pop() for _ in range(self._count)]
+            self._changed.notify_all()
+            return left
+
+    def _pop(self) -> Job:
+        caller, jobs = self._jobs.popitem(last=False)
+        job = jobs.popleft()
+        if jobs:
+            self._jobs[caller] = jobs  # to the end of the line
+        self._count -= 1
+        return job
+
+
+class Worker:
+    """A thread that owns one model from `load` to `close`. All public methods belong to the event loop's thread.
+
+    on_batch(error): called on the event loop after each batch that somebody still waited for; None when it went well.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        model: Model,
+        batching: Batching,
+        device: str,
+        loop: asyncio.AbstractEventLoop,
+        on_batch: Callable[[Exception | None], None],
+    ) -> None:
+        self.batching = batching
+        self.loaded: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.busy_since: float | None = None  # time.monotonic() when the present batch was begun
+        self._key, self._model, self._device, self._loop, self._on_batch = key, model, device, loop, on_batch
+        self._queue = FairQueue()
+        self._stopped = False
+        self._most = batching.max_size  # smaller after the device ran out of memory
+        self._seconds = 0.0  # what a batch took lately
+        self._thread = threading.Thread(target=self._run, name=f"model {key}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def can_examine(self) -> bool:
+        """Whether the model can be asked a second question."""
+        return isinstance(self._model, Examiner)
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def backlog(self) -> float:
+        """Seconds of work that lie before a job put in now, as far as recent batches tell."""
+        batches = -(-len(self._queue) // self._most) + (self.busy_since is not None)
+        return batches * self._seconds
+
+    def put(self, job: Job) -> None:
+        self._queue.put(job)
+
+    def stop(self, why: str) -> None:
+        """No more work: what is queued fails with `why`; the thread ends, and closes the model, when it can."""
+        self._stopped = True
+        for job in self._queue.close():
+            if not job.future.done():
+                job.future.set_exception(ModelUnavailable(why))
+
+    def _run(self) -> None:
+        if self._load():
+            while jobs := self._queue.take(self._most, self.batching.max_wait_ms / 1e3):
+                self._serve([job for job in jobs if job.wanted])
+        try:
+            self._model.close()
+        except Exception:
+            log.exception("%s: close failed", self._key)
+        self._post(_settle, self.ended, None)
+
+    def _load(self) -> bool:
+        try:
+            self._model.load(self._device)
+            self._model.warm_up()
+        except Exception as error:
+            self._post(_settle, self.loaded, error)
+            return False
+        self._post(_settle, self.loaded, None)
+        return True
+
+    def _serve(self, jobs: list[Job]) -> None:
+        if not jobs:
+            return
+        for job in jobs:
+            job.started = True
+        self.busy_since = begun = time.monotonic()
+        plain = [job for job in jobs if job.boxes is None]
+        results = dict(zip(map(id, plain), self._assess([job.frame for job in plain]), strict=True))
+        for job in jobs:
+            if job.boxes is not None:
+                results[id(job)] = self._examine(job.frame, job.boxes)
+        self.busy_since, took = None, time.monotonic() - begun
+        self._seconds += 0.2 * (took - self._seconds) if self._seconds else took
+        self._post(self._deliver, jobs, [results[id(job)] for job in jobs])
+
+    def _assess(self, frames: Sequence[Frame]) -> Sequence[Result]:
+        """One result per frame. A batch that does not fit is halved and tried once more; in one that holds a bad
+        number each frame is asked alone, so that one picture cannot spoil the answers of others."""
+        try:
+            return self._checked(self._model.assess(frames), len(frames)) if frames else []
+        except OutOfMemory as error:
+            if len(frames) == 1:
+                return [error]
+            self._most = half = max(1, len(frames) // 2)
+            log.warning("%s: out of memory at %d pictures, going on with %d", self._key, len(frames), half)
+            return [*self._once(frames[:half]), *self._once(frames[half:])]
+        except NotFinite as error:
+            return [error] if len(frames) == 1 else [self._once([frame])[0] for frame in frames]
+        except Exception as error:
+            return [_typed(error)] * len(frames)
+
+    def _once(self, frames: Sequence[Frame]) -> Sequence[Result]:
+        try:
+            return self._checked(self._model.assess(frames), len(frames))
+        except Exception as error:
+            return [_typed(error)] * len(frames)
+
+    def _examine(self, frame: Frame, boxes: Boxes) -> Result:
+        assert isinstance(self._model, Examiner)
+        try:
+            return self._checked([self._model.assess_crop(frame, boxes)], 1)[0]
+        except Exception as error:
+            return _typed(error)
+
+    def _checked(self, opinions: Sequence[Opinion], expected: int) -> Sequence[Opinion]:
+        """The opinions, in the name the profile gives the model."""
+        if len(opinions) != expected:
+            raise ModelCrashed(f"{self._key}: expected {expected} opinions, got {len(opinions)}")
+        return [o if o.model == self._key else replace(o, model=self._key) for o in opinions]
+
+    def _deliver(self, jobs: Sequence[Job], results: Sequence[Result]) -> None:
+        awaited = False
+        for job, result in zip(jobs, results, strict=True):
+            if job.future.done():
+                continue  # too late: nobody waits any more
+            awaited = True
+            if isinstance(result, Opinion):
+                job.future.set_result(result)
+            else:
+                job.future.set_exception(result)
+        if awaited and not self._stopped:
+            failed = [result for result in results if not isinstance(result, Opinion)]
+            self._on_batch(failed[0] if len(failed) == len(results) else None)
+
+    def _post(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # the loop is closed: the process is ending and nobody waits
+            log.debug("%s: the event loop is gone", self._key)
+
+
+def _typed(error: Exception) -> ModelError:
+    """Whatever a model raised, as one of the typed errors."""
+    return error if isinstance(error, ModelError) else ModelCrashed(f"{type(error).__name__}: {error}")
+
+
+def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(_typed(error))

@@ -1,0 +1,85 @@
+"""One picture's way through the tiers, without any waiting. The engine and the replay of recorded opinions drive the
+same object, so that a replay decides as the engine would have."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from cascade.fusion import Fusion
+from cascade.profile import Profile, Tier
+from cascade.routing import next_step
+from cascade.verdict import Source, Stop, Verdict
+from models.base import Failure, Opinion
+
+
+class Decision:
+    """`while tier := decision.next(...): decision.add(tier, ...)`, then `decision.verdict(...)`."""
+
+    def __init__(self, profile: Profile, fusion: Fusion, size: tuple[int, int]) -> None:
+        self._band, self._fusion, self._rule = profile.band, fusion, profile.second_question
+        self._waiting = deque(t for t in profile.tiers if any(member.concerns(size) for member in t.members))
+        self._opinions: dict[str, Opinion] = {}
+        self._failures: list[Failure] = []
+        self._asked: list[str] = []
+        self._estimate = fusion.prior
+        self._stop: Stop | None = None
+        self._second_asked = False
+
+    def cheapest_only(self) -> None:
+        """Ask the first tier and no other."""
+        while len(self._waiting) > 1:
+            self._waiting.pop()
+
+    def next(self, remaining_ms: float, expected_ms: Callable[[Tier], float]) -> Tier | None:
+        """The tier to ask now; None when it is time to answer."""
+        known = self._estimate if self._opinions else None
+        expected = expected_ms(self._waiting[0]) if self._waiting else None
+        self._stop = next_step(known, self._band, expected, remaining_ms)
+        return None if self._stop else self._waiting.popleft()
+
+    def add(self, tier: Tier, opinions: Iterable[Opinion], failures: Iterable[Failure]) -> None:
+        """What the tier answered. A later opinion of the same model replaces the earlier one."""
+        if tier.name not in self._asked:
+            self._asked.append(tier.name)
+        self._opinions.update((opinion.model, opinion) for opinion in opinions)
+        self._failures.extend(failures)
+        self._estimate = self._fusion.estimate({key: opinion.logit for key, opinion in self._opinions.items()})
+
+    def second_question(self) -> Sequence[Mapping[str, Any]] | None:
+        """Boxes to show to the model of the profile's second question, if another member that points at them says
+        yes so much louder than it; None otherwise, and after the first time."""
+        rule = self._rule
+        if rule is None or self._second_asked or rule.model not in self._opinions:
+            return None
+        doubted = self._opinions[rule.model].logit + rule.when_logit_gap
+        sure = [o for key, o in self._opinions.items() if key != rule.model and o.evidence.get("boxes")]
+        loudest = max(sure, key=lambda opinion: opinion.logit, default=None)
+        if loudest is None or loudest.logit < doubted:
+            return None
+        self._second_asked = True
+        boxes: Sequence[Mapping[str, Any]] = loudest.evidence["boxes"]
+        return boxes
+
+    def verdict(self, milliseconds: float) -> Verdict:
+        """The answer, with its history."""
+        stop = self._stop or Stop.DEADLINE
+        estimate = self._estimate
+        return Verdict(
+            probability=estimate.probability,
+            interval=(estimate.low, estimate.high),
+            opinions=tuple(self._opinions.values()),
+            failures=tuple(self._failures),
+            tiers=tuple(self._asked),
+            stop=stop,
+            source=self._source(stop),
+            degraded=bool(self._failures),
+            milliseconds=milliseconds,
+        )
+
+    def _source(self, stop: Stop) -> Source:
+        if not self._opinions:
+            return Source.PRIOR
+        complete = stop is Stop.DECIDED or (stop is Stop.LAST_TIER and not self._failures)
+        return Source.CASCADE if complete else Source.PARTIAL

@@ -1,0 +1,180 @@
+"""The decision: one picture in, one calibrated probability out, in time, whatever the models do.
+
+    engine = Engine(profile.load("embedded"), {"embedded": Embedded(), "sign-reading": SignReader()})
+    await engine.start()
+    verdict = await engine.decide(frame, Deadline.after(8.0), caller=hotkey)
+    await engine.close()
+
+Tiers are asked in order, cheapest first; the members of a tier side by side. After each tier the opinions are fused;
+as soon as the interval of the fused probability lies outside the profile's band, or the next tier does not fit into
+the time that is left, the answer goes out. All methods belong to one event loop; models work in threads of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cascade import tier as tiers
+from cascade.deadline import Deadline
+from cascade.decision import Decision
+from cascade.fusion import Fusion
+from cascade.profile import Profile, Tier
+from cascade.supervisor import Factory, ModelState, Policy, Supervisor
+from cascade.tier import TierReadiness
+from cascade.verdict import Verdict
+from models.base import Failure, Frame, Model, ModelError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Plan:
+    """A profile at work. `requests` that began under it finish under it, also after a reload."""
+
+    profile: Profile
+    fusion: Fusion
+    supervisors: Mapping[str, Supervisor]
+    requests: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Engine:
+    """models: one per model key of the profile, not loaded. factory: makes a fresh one (after a hang, for a reload);
+    without it a broken model is tried again as it is. Raises ValueError if a model is missing."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        models: Mapping[str, Model],
+        *,
+        factory: Factory | None = None,
+        device: str = "cpu",
+        policy: Policy | None = None,
+    ) -> None:
+        self._factory, self._device, self._policy = factory, device, policy or Policy()
+        self._plan = self._planned(profile, models, {})
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def profile(self) -> Profile:
+        return self._plan.profile
+
+    async def start(self) -> None:
+        """Load all models side by side. Raises the ModelError of a required tier of which no member could be loaded;
+        other models that could not be are left out and tried again later."""
+        await self._load(self._plan, self._plan.supervisors)
+        self._watch = asyncio.create_task(self._look_after())
+
+    async def close(self) -> None:
+        """Stop looking after the models and close them. Safe to call twice."""
+        if self._watch:
+            self._watch.cancel()
+        await asyncio.gather(*(supervisor.close() for supervisor in self._plan.supervisors.values()))
+
+    async def decide(self, frame: Frame, deadline: Deadline, caller: str = "") -> Verdict:
+        """The verdict, by the deadline; never raises because of a model. caller: for fairness between callers."""
+        return await self._decide(frame, deadline, caller, cheaply=False)
+
+    async def decide_cheap(self, frame: Frame, deadline: Deadline, caller: str = "") -> Verdict:
+        """The verdict of the first tier alone: what is given under load."""
+        return await self._decide(frame, deadline, caller, cheaply=True)
+
+    async def _decide(self, frame: Frame, deadline: Deadline, caller: str, *, cheaply: bool) -> Verdict:
+        plan, begun = self._plan, deadline.clock()
+        decision = Decision(plan.profile, plan.fusion, frame.size)
+        if cheaply:
+            decision.cheapest_only()
+        plan.requests += 1
+        plan.idle.clear()
+        try:
+            while tier := decision.next(deadline.remaining() * 1e3, lambda t: tiers.expected_ms(t, plan.supervisors)):
+                answers = await tiers.ask(tier, plan.supervisors, frame, deadline, caller)
+                decision.add(tier, answers.opinions, answers.failures)
+                await self._ask_again(plan, decision, tier, frame, deadline, caller)
+        finally:
+            plan.requests -= 1
+            if not plan.requests:
+                plan.idle.set()
+        return decision.verdict((deadline.clock() - begun) * 1e3)
+
+    async def _ask_again(
+        self, plan: Plan, decision: Decision, tier: Tier, frame: Frame, deadline: Deadline, caller: str
+    ) -> None:
+        """The second question, when a member that points at boxes contradicts the model that can look closer."""
+        rule = plan.profile.second_question
+        boxes = decision.second_question()
+        if rule is None or boxes is None or rule.timeout_ms > deadline.remaining() * 1e3:
+            return
+        supervisor = plan.supervisors[rule.model]
+        if not supervisor.can_examine:
+            return
+        try:
+            decision.add(tier, [await supervisor.ask(frame, deadline, caller, boxes)], [])
+        except ModelError as error:
+            decision.add(tier, [], [Failure(rule.model, error.kind, f"second question: {error}", rule.timeout_ms)])
+
+    async def canary(self) -> tuple[TierReadiness, ...]:
+        """Send the canary picture through every model now, and say which tiers can answer."""
+        await asyncio.gather(*(supervisor.canary() for supervisor in self._plan.supervisors.values()))
+        return self.readiness()
+
+    def readiness(self) -> tuple[TierReadiness, ...]:
+        """Which tiers can answer, as far as is known without asking."""
+        plan = self._plan
+        return tuple(tiers.readiness(tier, plan.supervisors) for tier in plan.profile.tiers)
+
+    def state(self) -> dict[str, ModelState]:
+        """Breaker, queue and restarts of each model, for telemetry."""
+        return {key: supervisor.state() for key, supervisor in self._plan.supervisors.items()}
+
+    async def replace(self, profile: Profile, models: Mapping[str, Model] | None = None) -> None:
+        """Go on under another profile without losing a request. New models come from `models` or the factory and are
+        loaded first. Raises ValueError or ModelError, and the old profile stays."""
+        old = self._plan
+        plan = self._planned(profile, models or {}, old.supervisors)
+        added = {key: s for key, s in plan.supervisors.items() if key not in old.supervisors}
+        await self._load(plan, added)
+        for member in profile.members:
+            plan.supervisors[member.model].adopt(member)
+        self._plan = plan
+        log.info("profile %s replaces %s", profile.name, old.profile.name)
+        if old.requests:
+            await old.idle.wait()
+        dropped = [s for key, s in old.supervisors.items() if key not in plan.supervisors]
+        await asyncio.gather(*(supervisor.close() for supervisor in dropped))
+
+    def _planned(self, profile: Profile, models: Mapping[str, Model], kept: Mapping[str, Supervisor]) -> Plan:
+        supervisors = {}
+        for member in profile.members:
+            key = member.model
+            if key in kept:
+                supervisors[key] = kept[key]
+                continue
+            model = models.get(key) or (self._factory(key) if self._factory else None)
+            if model is None:
+                raise ValueError(f"profile {profile.name}: no model {key!r} was given; got {sorted(models)}")
+            supervisors[key] = Supervisor(
+                member, model, device=self._device, factory=self._factory, policy=self._policy
+            )
+        return Plan(profile, profile.fused(), supervisors)
+
+    async def _load(self, plan: Plan, supervisors: Mapping[str, Supervisor]) -> None:
+        errors = await asyncio.gather(*(s.start() for s in supervisors.values()), return_exceptions=True)
+        failed = dict(zip(supervisors, errors, strict=True))
+        for key, error in failed.items():
+            if error is not None:
+                log.error("%s: not loaded: %s", key, error)
+        for tier in plan.profile.tiers:
+            missing = [failed.get(member.model) for member in tier.members]
+            if tier.required and all(missing) and (error := missing[0]):
+                await asyncio.gather(*(supervisor.close() for supervisor in supervisors.values()))
+                raise error
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(self._policy.tick)
+            for supervisor in self._plan.supervisors.values():
+                supervisor.tick()

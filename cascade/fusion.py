@@ -1,0 +1,152 @@
+"""From the opinions of several models to one probability and its interval.
+
+The pool is linear in log-odds and symmetric in yes and no: z = bias + sum(weight * logit). Weights are absolute (the
+share of a member's evidence that is news beside the others), so an opinion of 0 and a member of weight 0 change
+nothing, and fewer answers give less certainty. Before any fit the profile's weights are used; a `Fit` brings weights
+and a calibration for each set of members that was seen to answer together, and a pooled fit for all others.
+
+The plan's geometric mean and its k-of-n vote are here for comparison only: the first lets one p near 0 veto all the
+others, the second throws away how sure each member is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from cascade.calibration import (
+    Array,
+    Calibration,
+    Identity,
+    Part,
+    VennAbers,
+    bounded,
+    logit,
+    logits,
+    prior_shift,
+    sigmoid,
+    sigmoids,
+)
+
+Method = Literal["log-odds", "geometric-mean", "vote"]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A calibrated probability of road work and the interval it is believed to lie in."""
+
+    probability: float
+    low: float
+    high: float
+
+
+class Stack(Part):
+    """One fitted pool: weights and bias on the members' logits, then a calibration of the sum.
+
+    `n`: labelled pictures it was fitted on. `interval`: absent where data are too thin to tabulate one.
+    """
+
+    weights: Mapping[str, float]
+    bias: float = 0.0
+    calibration: Calibration = Field(default_factory=Identity)
+    interval: VennAbers | None = None
+    n: int = 0
+
+
+class Fit(Part):
+    """Everything that `calibrate` learns for one profile: the content of `<profile>.fit.json`.
+
+    prevalence: share of road work in the data it was fitted on; date: ISO 8601; data_sha256: of pictures and labels.
+    shift: log-odds added at the very end, so that the decision with the best MCC lies at 0.5.
+    """
+
+    profile: str
+    date: str
+    data_sha256: str
+    n: int = Field(ge=0)
+    prevalence: float = Field(gt=0, lt=1)
+    band: tuple[float, float]
+    members: Mapping[str, Calibration]
+    pooled: Stack
+    subsets: Mapping[str, Stack]
+    shift: float = 0.0
+
+
+def subset_key(models: Iterable[str]) -> str:
+    """The name of a set of members in a `Fit`; the order they come in does not matter."""
+    return "+".join(sorted(models))
+
+
+class Fusion:
+    """Opinions in, `Estimate` out. Weights by model key; `prior` is answered when nobody has an opinion."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        *,
+        prior: float = 0.5,
+        prevalence: float = 0.5,
+        method: Method = "log-odds",
+        quorum: float = 0.7,
+        fit: Fit | None = None,
+    ) -> None:
+        self.weights = dict(weights)
+        self.prior = Estimate(prior, 0.0, 1.0)
+        self._fit = fit if method == "log-odds" else None
+        self._pool: Callable[[Array, Array], float]
+        self._pool = {"log-odds": log_odds, "geometric-mean": geometric_mean, "vote": lambda z, w: vote(z, w, quorum)}[
+            method
+        ]
+        fitted = self._fit.prevalence if self._fit else 0.5  # an opinion of 0 says nothing either way: even odds
+        self._shift = prior_shift(fitted, prevalence) + (self._fit.shift if self._fit else 0.0)
+
+    def estimate(self, opinions: Mapping[str, float]) -> Estimate:
+        """The pooled estimate of {model: logit}. Models without a weight (or of weight 0) are not heard."""
+        heard = sorted(key for key in opinions if self.weights.get(key, 0.0) > 0.0)
+        if not heard:
+            return self.prior
+        if self._fit is not None:
+            return self._fitted(self._fit, heard, opinions)
+        z = np.array([bounded(opinions[key]) for key in heard])
+        pooled = self._pool(z, np.array([self.weights[key] for key in heard]))
+        p = sigmoid(pooled + self._shift)
+        return Estimate(p, p, p)
+
+    def _fitted(self, fit: Fit, heard: list[str], opinions: Mapping[str, float]) -> Estimate:
+        stack = fit.subsets.get(subset_key(heard), fit.pooled)
+        z = stack.bias
+        for key in heard:
+            value = bounded(opinions[key])
+            if key in fit.members:
+                value = float(fit.members[key].apply(value))
+            z += stack.weights.get(key, 0.0) * value
+        p = sigmoid(float(stack.calibration.apply(z)) + self._shift)
+        if stack.interval is None:
+            return Estimate(p, p, p)
+        low, high = stack.interval.interval(z)
+        return Estimate(p, min(p, sigmoid(float(low) + self._shift)), max(p, sigmoid(float(high) + self._shift)))
+
+
+def log_odds(z: Array, weights: Array) -> float:
+    """sum(w * z): independent evidence adds up in log-odds. z, weights (M,)."""
+    return float(weights @ z)
+
+
+def geometric_mean(z: Array, weights: Array) -> float:
+    """Log-odds of prod(p ** w) ** (1 / sum(w)), the weighted geometric mean of the probabilities. z, weights (M,)."""
+    return logit(math.exp(float(weights @ np.log(sigmoids(z))) / float(weights.sum())))
+
+
+def vote(z: Array, weights: Array, quorum: float) -> float:
+    """Log-odds of a vote: above 0 exactly if at least `quorum` (0..1) of the members say yes. z, weights (M,)."""
+    n = int((weights > 0).sum())
+    yes = int(((z > 0) & (weights > 0)).sum())
+    needed = math.ceil(quorum * n - 1e-9)
+    share = (np.array([yes, needed - 0.5]) + 0.5) / (n + 1)
+    yes_logit, needed_logit = logits(share)
+    return float(yes_logit - needed_logit)
