@@ -96,11 +96,18 @@ class Proxy:
         writer.close()
 
 
-async def through_dendrite(port: int, wallet: Hotkeys, receiver: str, synapse: bittensor.Synapse) -> dict[str, typing.Any]:
+async def through_dendrite(
+    port: int, wallet: Hotkeys, receiver: str, synapse: bittensor.Synapse
+) -> dict[str, typing.Any]:
     proxy = Proxy(port)
     server = await asyncio.start_server(proxy, "127.0.0.1", 0)
     info = bittensor.AxonInfo(
-        version=10005000, ip="127.0.0.1", port=server.sockets[0].getsockname()[1], ip_type=4, hotkey=receiver, coldkey=receiver
+        version=10005000,
+        ip="127.0.0.1",
+        port=server.sockets[0].getsockname()[1],
+        ip_type=4,
+        hotkey=receiver,
+        coldkey=receiver,
     )
     at = time.time_ns()
     async with bittensor.Dendrite(wallet=wallet.hotkey) as dendrite:
@@ -155,15 +162,24 @@ def cases(dendrite: Dendrite, stranger: Dendrite, other: Dendrite) -> typing.Ite
     yield "hotkey None", spoil(fresh.request(), bt_header_dendrite_hotkey="None")
     yield "hotkey is not an address", spoil(fresh.request(), bt_header_dendrite_hotkey="5Nobody")
     yield "no uuid", spoil(fresh.request(), bt_header_dendrite_uuid=None)
-    yield "old SDK version", Dendrite(fresh.key, fresh.receiver, uuid="00000000-0000-0000-0000-000000000004", version=7001000).request()
+    yield (
+        "old SDK version",
+        Dendrite(fresh.key, fresh.receiver, uuid="00000000-0000-0000-0000-000000000004", version=7001000).request(),
+    )
     yield "unknown caller", stranger.request()
-    yield "time-out NaN", Dendrite(fresh.key, fresh.receiver, uuid="00000000-0000-0000-0000-000000000005", timeout="nan").request()
+    yield (
+        "time-out NaN",
+        Dendrite(fresh.key, fresh.receiver, uuid="00000000-0000-0000-0000-000000000005", timeout="nan").request(),
+    )
     yield "time-out is not a number", spoil(fresh.request(), timeout="soon")
     swapped = fresh.request()
     swapped.body = fresh.body("c3dhcHBlZA==", swapped.headers)
     yield "image swapped under a valid signature", swapped
     other_hash = fresh.headers(body_hash="00" * 32)
-    yield "signed over another body hash", Request("POST", "/ImageSynapse", other_hash, fresh.body("aGVsbG8=", other_hash))
+    yield (
+        "signed over another body hash",
+        Request("POST", "/ImageSynapse", other_hash, fresh.body("aGVsbG8=", other_hash)),
+    )
     cut = fresh.request()
     cut.body = cut.body[:-20]
     yield "malformed JSON", cut
@@ -187,8 +203,12 @@ def cases(dendrite: Dendrite, stranger: Dendrite, other: Dendrite) -> typing.Ite
     ping = stranger.headers(name="Synapse")
     yield "ping by an unknown caller", Request("POST", "/Synapse", ping, stranger.body(headers=ping, name="Synapse"))
     ping = fresh.headers(name="Synapse")
-    yield "unsigned ping", spoil(
-        Request("POST", "/Synapse", ping, fresh.body(headers=ping, name="Synapse")), bt_header_dendrite_signature=None
+    yield (
+        "unsigned ping",
+        spoil(
+            Request("POST", "/Synapse", ping, fresh.body(headers=ping, name="Synapse")),
+            bt_header_dendrite_signature=None,
+        ),
     )
 
 
@@ -211,7 +231,11 @@ async def main() -> None:
     hand = Dendrite(validator.hotkey, identity)
     for name, request in cases(hand, Dendrite(unknown.hotkey, identity), Dendrite(foreign.hotkey, identity)):
         at, raw = time.time_ns(), request.bytes()
-        found[name] = {"at_ns": at, "request": parse(raw, "request"), "response": parse(await exchange(port, raw), "response")}
+        found[name] = {
+            "at_ns": at,
+            "request": parse(raw, "request"),
+            "response": parse(await exchange(port, raw), "response"),
+        }
     axon.stop()
     golden = {
         "bittensor": importlib.metadata.version("bittensor"),

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from bittensor_wallet import Keypair
 
-EMPTY_HASH = "a7ffc6f8bf1ed76651c14756a061d662f580ff4de43b49fa82d80a4b80f8434a"  # SHA3-256 of nothing: no required fields
+EMPTY_HASH = (
+    "a7ffc6f8bf1ed76651c14756a061d662f580ff4de43b49fa82d80a4b80f8434a"  # SHA3-256 of nothing: no required fields
+)
 UUID = "5ecbd69c-1cec-11ee-b0dc-e29ce36fec1a"
 
 
@@ -43,7 +45,9 @@ class Dendrite:
     timeout: str = "9.0"
     extra: dict[str, str] = field(default_factory=dict)
 
-    def headers(self, name: str = "ImageSynapse", nonce: int | None = None, body_hash: str = EMPTY_HASH) -> dict[str, str]:
+    def headers(
+        self, name: str = "ImageSynapse", nonce: int | None = None, body_hash: str = EMPTY_HASH
+    ) -> dict[str, str]:
         """The headers of one signed request. nonce: unix time in nanoseconds, now when not given."""
         nonce = time.time_ns() if nonce is None else nonce
         message = f"{nonce}.{self.key.ss58_address}.{self.receiver}.{self.uuid}.{body_hash}"
@@ -70,9 +74,26 @@ class Dendrite:
         """The JSON that a dendrite sends beside `headers`."""
         known = headers or {}
         terminal = dict.fromkeys(
-            ("status_code", "status_message", "process_time", "ip", "port", "version", "nonce", "uuid", "hotkey", "signature")
+            (
+                "status_code",
+                "status_message",
+                "process_time",
+                "ip",
+                "port",
+                "version",
+                "nonce",
+                "uuid",
+                "hotkey",
+                "signature",
+            )
         )
-        dendrite = {**terminal, "ip": "127.0.0.1", "version": self.version, "uuid": self.uuid, "hotkey": self.key.ss58_address}
+        dendrite = {
+            **terminal,
+            "ip": "127.0.0.1",
+            "version": self.version,
+            "uuid": self.uuid,
+            "hotkey": self.key.ss58_address,
+        }
         dendrite["nonce"] = int(known.get("bt_header_dendrite_nonce", "0"))
         dendrite["signature"] = known.get("bt_header_dendrite_signature")
         synapse = {
