@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "Probability of road work in pictures, one JSON line each.",
     "evaluate": "Score a folder of labelled pictures: MCC, accuracy, AUC, ECE, Brier with 95 % intervals.",
     "doctor": "Check this machine, the settings, the wallet and the chain; say what to mend.",
+    "models": "What the plan names, what is true of it, and every model a profile may name.",
 }
 PACKAGES = ("neurons", "miner", "cascade", "models")
 ROOT = Path(__file__).resolve().parent.parent
