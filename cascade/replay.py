@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cascade.decision import Decision
 from cascade.fusion import Fusion
-from cascade.profile import Profile, Tier
+from cascade.profile import Member, Profile
 from cascade.trace import Record
 from cascade.verdict import Verdict
-from models.base import Failure
+from models.base import Failure, ModelTimeout, Opinion
 from models.metrics import mcc
 
 NOT_RECORDED = "not-recorded"  # kind of failure: the trace ended before this member was asked
@@ -41,21 +41,25 @@ def replay(record: Record, profile: Profile, fusion: Fusion | None = None, secon
     failures = {failure.model: failure for failure in record.verdict.failures}
     decision = Decision(profile, fusion or profile.fused(), record.size)
     spent = 0.0
-    while tier := decision.next(seconds * 1e3 - spent, lambda tier: tier.expected_ms):
-        members = [member.model for member in tier.members if member.concerns(record.size)]
-        absent = [key for key in members if key not in opinions]
-        missing = [failures.get(key) or Failure(key, NOT_RECORDED, "not in the trace", 0.0) for key in absent]
-        heard = [opinions[key] for key in members if key in opinions]
-        spent += tier_ms(tier, record)
+    while tier := decision.next(left := seconds * 1e3 - spent, lambda tier: tier.expected_ms):
+        answers = [_answer(member, opinions, failures, left) for member in tier.members if member.concerns(record.size)]
+        heard = [answer for answer in answers if isinstance(answer, Opinion)]
+        missing = [answer for answer in answers if isinstance(answer, Failure)]
+        spent += max(answer.milliseconds for answer in answers)
         decision.add(tier, heard, missing)
     return decision.verdict(spent)
 
 
-def tier_ms(tier: Tier, record: Record) -> float:
-    """Recorded milliseconds of the slowest member of `tier`; 0 if none was asked."""
-    members = {member.model for member in tier.members}
-    taken = (*record.verdict.opinions, *record.verdict.failures)
-    return max((answer.milliseconds for answer in taken if answer.model in members), default=0.0)
+def _answer(
+    member: Member, opinions: Mapping[str, Opinion], failures: Mapping[str, Failure], left_ms: float
+) -> Opinion | Failure:
+    """What the record holds of one member, if it came in time."""
+    opinion, limit = opinions.get(member.model), min(left_ms, member.timeout_ms)
+    if opinion is None:
+        return failures.get(member.model) or Failure(member.model, NOT_RECORDED, "not in the trace", 0.0)
+    if opinion.milliseconds > limit:
+        return Failure(member.model, ModelTimeout.kind, f"no opinion within {limit:.0f} ms", limit)
+    return opinion
 
 
 def what_if(records: Sequence[Record], profile: Profile, seconds: float = 8.0) -> WhatIf:

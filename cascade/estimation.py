@@ -1,0 +1,213 @@
+"""Estimation: the regression, calibrations, intervals, folds and resamples that `cascade.fit` is made of. numpy only.
+
+Scores are natural log-odds (N,), labels int {0, 1} (N,). A calibration is shrunk a little towards the identity, and no
+weight is ever negative, so that more evidence for road work never lowers the probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade.calibration import (
+    MAX_LOGIT,
+    Array,
+    Beta,
+    Calibration,
+    Identity,
+    Isotonic,
+    Platt,
+    Temperature,
+    VennAbers,
+    logits,
+    sigmoids,
+    softplus,
+)
+
+Labels = NDArray[np.int64]
+Index = NDArray[np.int64]
+
+FOLDS = 5
+RIDGE = 1.0  # strength of the pull towards what is known, in pictures' worth of curvature
+INTERVAL_KNOTS = 200
+METHODS = ("identity", "temperature", "platt", "beta", "isotonic")
+
+
+# --- one regression for everything that is parametric ---------------------------------------------------------------
+
+
+def logistic(x: Array, y: Labels, centre: Array, ridge: Array | float = RIDGE) -> Array:
+    """Coefficients (M + 1: weights, then bias) of a logistic regression of y (N,) on x (N, M), by Newton's method.
+
+    The penalty is ridge / 2 * (coefficients - centre)^2, and no weight may be negative: those that would be are set to
+    0 one after the other and the rest is fitted again.
+    """
+    design = np.column_stack([x, np.ones(len(x))])
+    penalty = np.broadcast_to(np.asarray(ridge, dtype=float), centre.shape)
+    free = np.ones(len(centre), dtype=bool)
+    while True:
+        theta = np.where(free, centre, 0.0)
+        theta[free] = _newton(design[:, free], y, centre[free], penalty[free])
+        worst = int(np.argmin(theta[:-1])) if len(theta) > 1 else 0
+        if len(theta) == 1 or theta[worst] >= 0.0:
+            return theta
+        free[worst] = False
+
+
+def _newton(design: Array, y: Labels, centre: Array, ridge: Array, steps: int = 50) -> Array:
+    theta = centre.copy()
+    loss = _penalised(design, y, theta, centre, ridge)
+    for _ in range(steps):
+        p = sigmoids(design @ theta)
+        gradient = design.T @ (p - y) + ridge * (theta - centre)
+        curvature = (design * (p * (1.0 - p))[:, None]).T @ design + np.diag(ridge + 1e-9)
+        step = np.linalg.solve(curvature, gradient)
+        while (better := _penalised(design, y, theta - step, centre, ridge)) > loss and np.abs(step).max() > 1e-10:
+            step *= 0.5
+        theta, gain, loss = theta - step, loss - better, better
+        if gain < 1e-9 * (1.0 + loss):
+            break
+    return theta
+
+
+def _penalised(design: Array, y: Labels, theta: Array, centre: Array, ridge: Array) -> float:
+    z = design @ theta
+    return float((softplus(z) - y * z).sum() + 0.5 * (ridge * (theta - centre) ** 2).sum())
+
+
+# --- calibrations ----------------------------------------------------------------------------------------------------
+
+
+def fit_calibration(method: str, z: Array, y: Labels) -> Calibration:
+    """The calibration `method` (one of METHODS) of scores z (N,) in log-odds on labels y (N,)."""
+    z = np.clip(z, -MAX_LOGIT, MAX_LOGIT)
+    if method == "temperature":
+        slope = logistic(z[:, None], y, np.array([1.0, 0.0]), np.array([RIDGE, 1e9]))[0]
+        return Temperature(temperature=1.0 / max(float(slope), 1e-3))
+    if method == "platt":
+        slope, bias = logistic(z[:, None], y, np.array([1.0, 0.0]))
+        return Platt(slope=float(slope), bias=float(bias))
+    if method == "beta":
+        a, b, c = logistic(np.column_stack([-softplus(-z), softplus(z)]), y, np.array([1.0, 1.0, 0.0]))
+        return Beta(a=float(a), b=float(b), c=float(c))
+    if method == "isotonic":
+        return _isotonic(z, y)
+    return Identity()
+
+
+def choose_calibration(z: Array, y: Labels, folds: Index) -> tuple[Calibration, dict[str, float]]:
+    """The method with the least out-of-fold log loss (the simplest where they tie), fitted on all; and the losses."""
+    losses = {}
+    for method in METHODS:
+        out = np.empty(len(z))
+        for train, test in splits(folds):
+            out[test] = fit_calibration(method, z[train], y[train]).apply(z[test])
+        losses[method] = log_loss(y, out)
+    best = min(METHODS, key=lambda method: (round(losses[method], 4), METHODS.index(method)))
+    return fit_calibration(best, z, y), losses
+
+
+def log_loss(y: Labels, z: Array) -> float:
+    """Mean negative log likelihood of labels y (N,) under log-odds z (N,)."""
+    return float(np.mean(softplus(z) - y * z))
+
+
+def _isotonic(z: Array, y: Labels) -> Isotonic:
+    """Pool adjacent violators; each block becomes a knot at its mean score. Blocks of one label only get the rate of
+    Laplace's rule, since nobody has seen certainty."""
+    x, where = np.unique(z, return_inverse=True)
+    count, hits = np.bincount(where).astype(float), np.bincount(where, weights=y)
+    blocks: list[Array] = []  # (pictures, sum of scores, road work)
+    for block in np.column_stack([count, count * x, hits]):
+        blocks.append(block)
+        while len(blocks) > 1 and blocks[-2][2] / blocks[-2][0] >= blocks[-1][2] / blocks[-1][0]:
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    while len(blocks) > 1 and _rate(blocks[0]) >= _rate(blocks[1]):
+        blocks[:2] = [blocks[0] + blocks[1]]
+    while len(blocks) > 1 and _rate(blocks[-2]) >= _rate(blocks[-1]):
+        blocks[-2:] = [blocks[-2] + blocks[-1]]
+    rates = logits(np.array([_rate(block) for block in blocks]))
+    return Isotonic(x=tuple(float(b[1] / b[0]) for b in blocks), y=tuple(map(float, rates)))
+
+
+def _rate(block: Array) -> float:
+    n, _, hits = block
+    return float(hits / n) if 0 < hits < n else float((hits + 1.0) / (n + 2.0))
+
+
+def fit_interval(z: Array, y: Labels) -> VennAbers:
+    """Venn-Abers of scores z (N,), tabulated at no more than INTERVAL_KNOTS scores: neighbours are put together."""
+    order = np.argsort(z, kind="stable")
+    parts = np.array_split(order, min(INTERVAL_KNOTS, len(z)))
+    x, where = np.unique([float(z[part].mean()) for part in parts], return_inverse=True)
+    n = np.bincount(where, weights=[len(part) for part in parts])
+    hits = np.bincount(where, weights=[float(y[part].sum()) for part in parts])
+    below_n, below_hits = np.concatenate([[0.0], n.cumsum()]), np.concatenate([[0.0], hits.cumsum()])
+    bounds = np.empty((2, len(x)))
+    for j in range(len(x)):  # isotonic regression at x[j] with one more picture there, by the max-min formula
+        span = below_n[None, j + 1 :] - below_n[: j + 1, None] + 1.0
+        seen = below_hits[None, j + 1 :] - below_hits[: j + 1, None]
+        for label in (0, 1):
+            bounds[label, j] = ((seen + label) / span).min(axis=1).max()
+    low, high = logits(bounds)
+    return VennAbers(x=tuple(map(float, x)), low=tuple(map(float, low)), high=tuple(map(float, high)))
+
+
+# --- folds and resamples ---------------------------------------------------------------------------------------------
+
+
+def group_folds(groups: Sequence[str], y: Labels, folds: int = FOLDS) -> Index:
+    """A fold (0..) for each picture; a group lies in one. Large groups first, each to the fold that has least so far,
+    both labels counting alike. With fewer than `folds` groups every picture is its own group."""
+    names, where = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < folds:
+        where = np.random.default_rng(0).permutation(len(y))
+    share = np.column_stack([y, 1 - y]) / np.maximum([y.sum(), len(y) - y.sum()], 1)
+    sizes = np.zeros((int(where.max()) + 1, 2))
+    np.add.at(sizes, where, share)
+    load, fold = np.zeros((folds, 2)), np.zeros(len(sizes), dtype=np.int64)
+    for group in np.argsort(-sizes.sum(axis=1), kind="stable"):
+        fold[group] = np.argmin(((load + sizes[group]) ** 2).sum(axis=1) - (load**2).sum(axis=1))
+        load[fold[group]] += sizes[group]
+    return fold[where]
+
+
+def splits(folds: Index) -> Iterator[tuple[Index, Index]]:
+    """(train, test) positions of each fold."""
+    for fold in np.unique(folds):
+        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+
+
+def resamples(groups: Sequence[str], n: int, seed: int) -> Iterator[Array]:
+    """`n` times how often each picture (N,) is drawn: whole groups if there are ten or more, else single pictures."""
+    names, where = np.unique(np.asarray(groups), return_inverse=True)
+    units = where if len(names) >= 10 else np.arange(len(groups))
+    rng, count = np.random.default_rng(seed), int(units.max()) + 1
+    for _ in range(n):
+        yield np.bincount(rng.integers(0, count, count), minlength=count).astype(float)[units]
+
+
+def weighted_mcc(y: Labels, yes: NDArray[np.bool_], weight: Array) -> float:
+    """MCC of the decisions `yes` (N,) when picture i counts weight[i] times; 0 where it is undefined."""
+    tp, fp = float(weight[yes & (y == 1)].sum()), float(weight[yes & (y == 0)].sum())
+    fn, tn = float(weight[~yes & (y == 1)].sum()), float(weight[~yes & (y == 0)].sum())
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return (tp * tn - fp * fn) / float(np.sqrt(product)) if product > 0 else 0.0
+
+
+def mcc_at(y: Labels, z: Array, weight: Array, thresholds: Array) -> Array:
+    """`weighted_mcc` of z > t for each of `thresholds` (T,), rising."""
+    order = np.argsort(z)
+    cut = np.searchsorted(z[order], thresholds, side="right")
+    fn, tn = (np.concatenate([[0.0], np.cumsum((weight * (y == label))[order])])[cut] for label in (1, 0))
+    tp, fp = weight[y == 1].sum() - fn, weight[y == 0].sum() - tn
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return np.asarray(np.where(product > 1e-9, (tp * tn - fp * fn) / np.sqrt(np.maximum(product, 1e-9)), 0.0))
+
+
+def class_weight(y: Labels, prevalence: float) -> Array:
+    """Weights (N,) under which the share of road work is `prevalence`."""
+    share = float(y.mean())
+    return np.where(y == 1, prevalence / share, (1.0 - prevalence) / (1.0 - share))
