@@ -1,0 +1,150 @@
+"""Tier 0: the shipped network, on one CPU core by onnxruntime.
+
+Beside this file lie `roadwork.onnx` (uint8 (N, H, W, 3) RGB in, H and W multiples of 32; (N,) logits out; normalisation
+inside), `calibration.json` and `model_card.json`. All three are written by `python -m models.training.embedded`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.base import BadWeights, Frame, ModelCrashed, ModelSpec, ModelUnavailable, Opinion
+from models.embedded.view import SIDE, fitted, resize
+
+HERE = Path(__file__).parent
+LARGEST_BATCH = 16
+WARM_SIZES = ((224, 224), (1280, 720), (640, 480))  # wire size of January 2026, and what cameras send
+REMEDY = (
+    "restore it with `git checkout -- models/embedded`, or train it again with "
+    "`python -m models.training.embedded --data <pictures> --out models/embedded`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """From the network's logit to log-odds: slope * (logit - shift). MCC is best at shift: 0.5 decides there."""
+
+    slope: float
+    shift: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.slope) and self.slope > 0 and math.isfinite(self.shift)):
+            raise BadWeights(f"expected slope > 0 and a finite shift, got {self.slope} and {self.shift}; {REMEDY}")
+
+    def log_odds(self, logit: float) -> float:
+        """Calibrated natural log-odds; rises with `logit`."""
+        return self.slope * (logit - self.shift)
+
+    @classmethod
+    def read(cls, path: Path) -> Calibration:
+        """Raises BadWeights when the file is missing or not a calibration."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(float(values["slope"]), float(values["shift"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadWeights(f"{path} cannot be read as a calibration ({error!r}); {REMEDY}") from error
+
+
+class Embedded:
+    """One logit per picture, about 20 ms each on one core. Keeps `models.base.Model`."""
+
+    def __init__(self, folder: Path = HERE, threads: int = 1) -> None:
+        """folder: where the three files lie. threads: cores that one batch may use."""
+        self._folder = folder
+        self._threads = threads
+        self._session: Any = None
+        self._calibration: Calibration | None = None
+        self.spec = ModelSpec(
+            key="embedded",
+            task="classification",
+            library="onnxruntime",
+            class_name="models.embedded.model.Embedded",
+            repository="models/embedded",
+            licence="see models/embedded/README.md",
+            input_size=SIDE,
+            memory_gb={"fp32": 0.0136},
+        )
+
+    def load(self, device: str) -> None:
+        """Check the weights against the card and open them. Raises BadWeights, ModelUnavailable."""
+        if device != "cpu":
+            raise ModelUnavailable(f"the embedded network runs on cpu, got device {device!r}; set its device to cpu")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ModelUnavailable("onnxruntime is missing; install it with: pip install onnxruntime") from error
+        weights = _checked(self._folder / "roadwork.onnx", self._folder / "model_card.json")
+        self._calibration = Calibration.read(self._folder / "calibration.json")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no public base
+            raise BadWeights(f"{self._folder / 'roadwork.onnx'}: onnxruntime refused it ({error}); {REMEDY}") from error
+
+    def warm_up(self) -> None:
+        """Once through every input shape that is common."""
+        for width, height in WARM_SIZES:
+            self.assess([Frame.of(np.zeros((height, width, 3), np.uint8))])
+
+    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
+        """One opinion per frame, in order; frames whose input shapes agree share a batch."""
+        if self._session is None or self._calibration is None:
+            raise ModelUnavailable("embedded: call load() before assess()")
+        began = time.perf_counter()
+        sizes = [fitted(*frame.size) for frame in frames]
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for place, size in enumerate(sizes):
+            alike[size].append(place)
+        logits = np.zeros(len(frames))
+        for size, places in alike.items():
+            for start in range(0, len(places), LARGEST_BATCH):
+                some = places[start : start + LARGEST_BATCH]
+                logits[some] = self._logits(np.stack([resize(frames[p].pixels, size) for p in some]))
+        milliseconds = (time.perf_counter() - began) * 1e3
+        return [
+            Opinion(
+                self.spec.key,
+                self._calibration.log_odds(float(logit)),
+                milliseconds,
+                {"raw_logit": float(logit), "input": list(size)},
+            )
+            for logit, size in zip(logits, sizes, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Give the session back."""
+        self._session = None
+
+    def _logits(self, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """uint8 (N, H, W, 3) -> (N,)."""
+        try:
+            (logits,) = self._session.run(None, {"pixels": batch})
+        except Exception as error:  # onnxruntime's errors share no public base
+            raise ModelCrashed(f"embedded: onnxruntime failed on {batch.shape}: {error}") from error
+        return np.asarray(logits, dtype=np.float32)
+
+
+def _checked(weights: Path, card: Path) -> bytes:
+    """The file's bytes, if they are the ones the card names. Raises BadWeights."""
+    try:
+        expected = json.loads(card.read_text(encoding="utf-8"))["sha256"]
+        content = weights.read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadWeights(f"{weights} and {card.name} cannot be read ({error!r}); {REMEDY}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise BadWeights(f"{weights}: {card.name} expects sha256 {expected}, the file has {found}; {REMEDY}")
+    return content

