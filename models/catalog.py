@@ -1,34 +1,217 @@
-"""Which models there are, as data (`catalog.toml`), and how to make one."""
+"""Which models there are and which the plan names, as data, and how to make one.
+
+`catalog.toml` holds every model that can be loaded, `plan.toml` every name of the plan this project began from, with
+what is true of it and the model that stands for it. Both are read into frozen, checked values: an unknown key, a
+revision that is no commit hash or a name that leads nowhere is an error before anything is loaded.
+"""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
-from models.base import Model, ModelUnavailable
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.base import Model, ModelSpec, ModelUnavailable
 
 CATALOG = Path(__file__).with_name("catalog.toml")
+PLAN = Path(__file__).with_name("plan.toml")
+
+Key = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+Precision = Literal["fp32", "bf16", "fp8", "int4"]
+Truth = Literal["exists", "substitute", "own part", "nothing behind it"]
+T = TypeVar("T", bound=BaseModel)
+IN_WORKER = ("transformers", "ultralytics")  # libraries whose models live in a supervised process of their own
+
+
+class CatalogError(ValueError):
+    """The catalog's data is wrong. The message names the file, the entry, the key and what was expected."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Entry(_Part):
+    """One model, as known before it is loaded.
+
+    adapter: "module:Class" of this project; empty for one that this project does not run itself (`note` says why).
+    minimum: least release of `library` that has `class_name`.
+    revision: full commit hash; empty means "pin on first fetch" (`models.weights` then records what it resolved to).
+    file: the one file of the repository to load, for libraries that load files; `pickled` if that file is a pickle.
+    parameters: millions. memory_gb: 10^9 bytes of weights alone, per precision. input_size: pixels of a side.
+    prompts, contrast: what road work looks like in words, and what it is held against.
+    classes: what a detector can name, a table of `roadwork_classes.toml`.
+    tensor_parallel: cards it may be split over if it does not fit on one.
+    kv_mb_per_token: 10^6 bytes of key-value cache per token at 16 bits.
+    scale, offset: Platt calibration, logit = scale * raw + offset; (1, 0) has not been fitted.
+    """
+
+    key: Key
+    title: str = Field(min_length=1)
+    level: int = Field(ge=0, le=6)
+    task: str = Field(min_length=1)
+    library: Literal["transformers", "ultralytics", "vllm", "onnxruntime", "rapidocr", "numpy", "external"]
+    minimum: str = ""
+    class_name: str = ""
+    adapter: str = Field(default="", pattern=r"^$|^[a-z0-9_.]+:[A-Za-z0-9]+$")
+    repository: str = Field(default="", pattern=r"^$|^[\w.-]+/[\w.-]+$")
+    revision: str = Field(default="", pattern=r"^$|^[0-9a-f]{40}$")
+    file: str = ""
+    pickled: bool = False
+    licence: str = Field(min_length=1)
+    commercial: bool = True
+    gated: bool = False
+    parameters: float = Field(default=0.0, ge=0)
+    memory_gb: Mapping[Precision, Annotated[float, Field(gt=0)]] = {}
+    input_size: int = Field(default=0, ge=0)
+    preprocessing: str = ""
+    prompts: tuple[str, ...] = ()
+    contrast: tuple[str, ...] = ()
+    classes: str = ""
+    tensor_parallel: int = Field(default=1, ge=1)
+    kv_mb_per_token: float = Field(default=0.0, ge=0)
+    trust: float = Field(default=1.0, ge=0)
+    scale: float = 1.0
+    offset: float = 0.0
+    enabled: bool = False
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _honest(self) -> Self:
+        if not self.adapter and not self.note:
+            raise ValueError(f"{self.key}: without an adapter, note must say why and what to do instead")
+        if self.enabled and not self.adapter:
+            raise ValueError(f"{self.key}: enabled, but there is no adapter to run it")
+        return self
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the model lives in a worker process, because its library can take the process down with it."""
+        return self.library in IN_WORKER
+
+    def calibrated(self, raw: float) -> float:
+        """Natural log-odds from the model's own."""
+        return self.scale * raw + self.offset
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What an adapter shows of itself."""
+        return ModelSpec(
+            key=self.key,
+            task=self.task,
+            library=self.library,
+            class_name=self.class_name,
+            repository=self.repository,
+            revision=self.revision,
+            licence=self.licence,
+            gated=self.gated,
+            input_size=self.input_size,
+            memory_gb={str(precision): gb for precision, gb in self.memory_gb.items()},
+            prompts=self.prompts,
+            trust=self.trust,
+        )
+
+
+class Row(_Part):
+    """One name of the plan. gb: what the plan claims. model: key of the catalog that stands for it, if any."""
+
+    name: str = Field(min_length=1)
+    level: int = Field(ge=0, le=6)
+    gb: float | None = None
+    truth: Truth
+    model: str = ""
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _accounted_for(self) -> Self:
+        if self.truth in ("exists", "substitute") and not self.model:
+            raise ValueError(f"{self.name}: truth {self.truth!r} needs the model that is meant")
+        if self.truth != "exists" and not self.note:
+            raise ValueError(f"{self.name}: truth {self.truth!r} needs a note that says what was found")
+        return self
+
+
+class Card(_Part):
+    """What the plan puts on one card of 80 GB. by_items_gb: the sum over the plan's own single figures."""
+
+    name: str
+    gb: Mapping[str, float]
+    by_items_gb: float
+    note: str
+
+
+class Plan(_Part):
+    """The plan, name by name, and its table of two cards."""
+
+    row: tuple[Row, ...]
+    card: tuple[Card, ...]
 
 
 @cache
-def entries() -> Mapping[str, Mapping[str, Any]]:
-    """Model key -> its entry in the catalog."""
-    return tomllib.loads(CATALOG.read_text(encoding="utf-8"))
+def entries(path: Path = CATALOG) -> Mapping[str, Entry]:
+    """Model key -> entry, in the file's order. Raises CatalogError."""
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {key: _checked(Entry, {"key": key, **table}, f"{path.name}: [{key}]") for key, table in tables.items()}
+
+
+@cache
+def plan(path: Path = PLAN) -> Plan:
+    """The plan's names and cards. Raises CatalogError, also when a row's model is not in the catalog."""
+    found = _checked(Plan, tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+    for row in found.row:
+        if row.model and row.model not in entries():
+            raise CatalogError(f"{path.name}: {row.name}: expected a key of {CATALOG.name}, got {row.model!r}")
+    return found
+
+
+def find(name: str) -> Entry:
+    """The entry with this key. Raises ModelUnavailable naming the known ones."""
+    if name not in entries():
+        raise ModelUnavailable(f"no model {name!r} in the catalog; known: {', '.join(sorted(entries()))}")
+    return entries()[name]
+
+
+def rows_for(key: str) -> Sequence[Row]:
+    """The plan's names that this model stands for; none for one that is newer than the plan."""
+    return [row for row in plan().row if row.model == key]
 
 
 def build(keys: Iterable[str]) -> dict[str, Model]:
-    """One model per key, not loaded yet. Raises ModelUnavailable naming the key that the catalog does not know."""
-    return {key: _build(key) for key in keys}
+    """One model per key, not loaded yet. Those of libraries that run on the card share one worker process.
+
+    Raises ModelUnavailable naming a key that the catalog does not know or that has no adapter here.
+    """
+    chosen = [find(key) for key in keys]
+    models = {entry.key: make(entry) for entry in chosen if not entry.isolated}
+    if isolated := [entry for entry in chosen if entry.isolated]:
+        from models.worker import remotes  # here, because the worker makes models through this module
+
+        models |= remotes(isolated)
+    return {entry.key: models[entry.key] for entry in chosen}
 
 
-def _build(key: str) -> Model:
-    if key not in entries():
-        raise ModelUnavailable(f"no model {key!r} in the catalog; known: {', '.join(sorted(entries()))}")
-    module, _, name = str(entries()[key]["class"]).partition(":")
-    model = getattr(import_module(module), name)()
-    assert isinstance(model, Model), f"{key}: {name} does not keep the contract of models.base.Model"
-    return model
+def make(entry: Entry) -> Model:
+    """The adapter of one entry in this process, not loaded yet. Raises ModelUnavailable if it has none."""
+    if not entry.adapter:
+        raise ModelUnavailable(f"{entry.key} does not run here: {entry.note}")
+    module, _, name = entry.adapter.partition(":")
+    adapter = getattr(import_module(module), name)
+    model = adapter(entry) if entry.repository else adapter()  # what ships with the project knows itself
+    return cast(Model, model)
+
+
+def _checked(kind: type[T], data: Mapping[str, Any], where: str) -> T:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        loc = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise CatalogError(f"{where}: unknown key {loc!r}; known: {', '.join(kind.model_fields)}") from None
+        came = "" if first["type"] in {"missing", "value_error"} else f"; got {first['input']!r}"
+        raise CatalogError(f"{where}: {loc} {first['msg']}{came}".replace(":  ", ": ")) from None
