@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 SECOND = 1_000_000_000  # nanoseconds
 RECORD = struct.Struct(">QQ")  # nonce in nanoseconds, key
+FLOOR = 0  # the key of a record that says: everything up to this nonce is refused
 FEWEST_RECORDS = 4096  # below this the file is not worth rewriting
 
 
@@ -54,7 +55,7 @@ class Replay:
         message: the signed bytes. nonce and now: unix time in nanoseconds.
         """
         self._forget(now)
-        key = int.from_bytes(blake2b(message, digest_size=8).digest())
+        key = int.from_bytes(blake2b(message, digest_size=8).digest()) or 1  # 0 is FLOOR
         seen = self._seconds.setdefault(nonce // SECOND, set())
         if nonce <= self._floor or key in seen:
             return False
@@ -83,6 +84,7 @@ class Replay:
         second = min(self._seconds)
         self._count -= len(self._seconds.pop(second))
         self._floor = max(self._floor, (second + 1) * SECOND - 1)
+        self._append(self._floor, FLOOR)
         log.warning(
             "more than %d requests inside the replay window: those signed before now are refused", self._capacity
         )
@@ -95,7 +97,11 @@ class Replay:
             stored = path.read_bytes() if path.exists() else b""
             whole = len(stored) - len(stored) % RECORD.size  # a record cut short by a crash was never answered
             for nonce, key in RECORD.iter_unpack(stored[:whole]):
-                if abs(now - nonce) <= self._window:
+                if abs(now - nonce) > self._window:
+                    continue
+                if key == FLOOR:
+                    self._floor = max(self._floor, nonce)
+                else:
                     self._seconds.setdefault(nonce // SECOND, set()).add(key)
             self._count = sum(map(len, self._seconds.values()))
             self._rewrite(path)
@@ -117,8 +123,8 @@ class Replay:
         self.close()
         fresh = path.with_suffix(".new")
         # Only the second is kept: a nonce's place in it decides nothing.
-        records = (RECORD.pack(second * SECOND, key) for second, keys in self._seconds.items() for key in keys)
-        fresh.write_bytes(b"".join(records))
+        records = [RECORD.pack(second * SECOND, key) for second, keys in self._seconds.items() for key in keys]
+        fresh.write_bytes(b"".join([RECORD.pack(self._floor, FLOOR), *records]))
         os.replace(fresh, path)
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
         self._records = self._count
