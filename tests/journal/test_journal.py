@@ -1,0 +1,472 @@
+"""The journal remembers every request, costs an answer nothing, and no fault of the disk reaches an answer."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cascade.verdict import Verdict
+from miner.journal import Buffer, Journal, Keep, disagreement, picture_path
+from miner.journal_schema import MIGRATIONS, VERSION, JournalError, connect
+from miner.journal_views import Views
+from models.base import Failure, Opinion
+from tests.journal.making import VERSION as MODEL
+from tests.journal.making import answered, journal, jpeg_of, sha, verdict, wait_for
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[tuple[Journal, Views]]:
+    with_journal = journal(tmp_path, keep=Keep(share=1.0))
+    views = Views(tmp_path)
+    yield with_journal, views
+    with_journal.close()
+    views.close()
+
+
+def columns(path: Path, query: str) -> list[tuple[object, ...]]:
+    db = sqlite3.connect(path)
+    try:
+        return db.execute(query).fetchall()
+    finally:
+        db.close()
+
+
+def test_a_request_is_on_record_with_all_that_was_said(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    said = verdict(
+        0.8, opinions=(Opinion("first", 1.25, 12.34),), failures=(Failure("second", "timeout", "late", 99.0),)
+    )
+    journal(answered(1, said, "5F...", label=1))
+    journal.flush()
+    (row,) = views.rows()
+    assert row | {"at": 0, "phash": 0} == {
+        "at": 0,
+        "sha256": sha(1),
+        "phash": 0,
+        "width": 64,
+        "height": 48,
+        "caller": "5F...",
+        "version": MODEL,
+        "probability": 0.8,
+        "low": 0.7,
+        "high": 0.9,
+        "source": "cascade",
+        "stop": "decided",
+        "degraded": 0,
+        "milliseconds": 13.0,
+        "fault": "",
+        "opinions": '{"first":[1.25,12.3],"second":"timeout"}',
+        "label": 1,
+        "label_source": "testnet",
+    } | {"low": row["low"]}
+    assert row["low"] == pytest.approx(0.7)
+    assert abs(row["at"] - time.time()) < 10
+
+
+def test_a_request_whose_picture_was_never_read_is_on_record_with_its_fault(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    journal(answered(fault="PictureError"))
+    journal.flush()
+    (row,) = views.rows()
+    assert (row["fault"], row["sha256"], row["source"], row["opinions"]) == ("PictureError", "", "prior", "{}")
+
+
+def test_one_row_for_each_request_and_one_for_each_picture(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    for seed in (1, 2, 1, 1):
+        journal(answered(seed))
+    journal.flush()
+    stats = views.stats()
+    assert (stats["requests"], stats["pictures"]) == (4, 2)
+    assert views.recent(2)[0]["sha256"] == sha(1)
+
+
+def test_sums_are_kept_by_version_and_caller(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    journal(answered(1, verdict(0.9), "a"))
+    journal(answered(2, verdict(0.2), "a"))
+    journal(answered(3, verdict(0.2), "b"))
+    journal(answered(caller="b", fault="PictureError"))
+    journal.flush()
+    stats = views.stats()
+    assert stats["callers"]["a"] == {
+        "requests": 2,
+        "roadwork_share": 0.5,
+        "faults": 0,
+        "mean_ms": 13.0,
+        "slowest_ms": 13.0,
+    }
+    assert stats["callers"]["b"]["faults"] == 1
+    assert stats["versions"][MODEL]["requests"] == 4
+    histogram = views.scores(time.time() - 7200, time.time() + 7200)
+    assert histogram.sum() == 4
+    assert (histogram[18], histogram[4], histogram[10]) == (1, 2, 1)
+
+
+# --- which pictures stay ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (verdict(0.6), "uncertain"),
+        (verdict(0.31), "uncertain"),
+        (verdict(0.95, opinions=(Opinion("a", 4.0, 1.0), Opinion("b", -1.0, 1.0))), "disagreeing"),
+        (verdict(0.95, opinions=(Opinion("a", 4.0, 1.0), Opinion("b", 0.5, 1.0))), ""),
+        (verdict(0.95, opinions=(Opinion("memory", 3.0, 1.0, {"novelty": 0.99}),)), "novel"),
+        (verdict(0.95, opinions=(Opinion("memory", 3.0, 1.0, {"novelty": 0.5}),)), ""),
+    ],
+)
+def test_pictures_stay_by_policy(said: Verdict, reason: str) -> None:
+    assert Keep(share=0.0).reason(said, "ff" * 32) == reason
+
+
+def test_one_ordinary_picture_in_a_hundred_stays() -> None:
+    chosen = [Keep().reason(verdict(0.99), f"{i * 2654435761 % 2**32:08x}" + "0" * 56) for i in range(20_000)]
+    assert chosen.count("random") == pytest.approx(200, abs=60)
+    assert set(chosen) == {"random", ""}
+
+
+def test_switched_off_no_picture_is_ever_written(tmp_path: Path) -> None:
+    off = journal(tmp_path, keep=Keep(enabled=False, share=1.0))
+    off(answered(1, verdict(0.5)))
+    off.close()
+    assert not (tmp_path / "pictures").exists()
+    assert columns(tmp_path / "journal.db", "SELECT count(*) FROM requests") == [(1,)]
+
+
+def test_the_received_bytes_stay_as_they_came(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    journal(answered(1, verdict(0.5)))
+    journal.flush()
+    journal.flush()  # files follow their commit
+    path = views.picture(sha(1))
+    assert path is not None
+    assert path.read_bytes() == jpeg_of(1)
+
+
+def test_over_quota_ordinary_pictures_go_first_then_the_oldest_and_labelled_ones_last(tmp_path: Path) -> None:
+    size = max(len(jpeg_of(seed)) for seed in range(6))
+    full = journal(tmp_path, keep=Keep(share=1.0, quota_gb=3 * size / 1e9))
+    for seed, p in enumerate((0.5, 0.5, 0.99, 0.5)):
+        full(answered(seed, verdict(p)))
+        full.flush()
+        if seed == 0:
+            full.label(sha(0), 1, "human", "me").result(5)
+    full.flush()
+    left = {seed for seed in range(6) if picture_path(tmp_path, sha(seed)).exists()}
+    assert 2 not in left  # ordinary
+    for seed in (4, 5):
+        full(answered(seed, verdict(0.5)))
+        full.flush()
+    full.close()
+    left = {seed for seed in range(6) if picture_path(tmp_path, sha(seed)).exists()}
+    assert 0 in left  # labelled, though the oldest
+    assert 5 in left
+    assert 1 not in left
+    assert columns(tmp_path / "journal.db", "SELECT sum(bytes) FROM kept")[0][0] <= 3 * size
+
+
+def test_disagreement_is_between_opposite_sides_only() -> None:
+    assert disagreement(verdict(opinions=(Opinion("a", 3.0, 1.0), Opinion("b", -2.0, 1.0)))) == 5.0
+    assert disagreement(verdict(opinions=(Opinion("a", 3.0, 1.0), Opinion("b", 1.0, 1.0)))) == 0.0
+    assert disagreement(verdict(opinions=())) == 0.0
+
+
+# --- embeddings -------------------------------------------------------------------------------------------------------
+
+
+def test_kept_pictures_get_a_vector_and_an_embedder_that_fails_costs_only_that(tmp_path: Path) -> None:
+    def embed(frame: object) -> np.ndarray:  # type: ignore[type-arg]
+        if len(seen) == 1:
+            seen.append(2)
+            raise RuntimeError("no memory")
+        seen.append(1)
+        return np.array([0.5, -1.0], dtype=np.float32)
+
+    seen: list[int] = []
+    with_vectors = journal(tmp_path, embed=embed, embedder="e")
+    views = Views(tmp_path)
+    for seed in (1, 2):
+        with_vectors(answered(seed, verdict(0.5), label=1))
+    with_vectors.close()
+    first, second = views.labelled(embedder="e")
+    assert first.embedding is not None
+    assert first.embedding.tolist() == [0.5, -1.0]
+    assert second.embedding is None
+    assert with_vectors.counts.written == 2
+    views.close()
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_validators_label_wins_over_a_persons_and_that_over_the_consensus(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    journal(answered(1, verdict(0.5)))
+    journal.flush()
+    for label, source in ((0, "consensus"), (1, "human"), (0, "consensus")):
+        journal.label(sha(1), label, source, "me").result(5)
+    (example,) = views.labelled()
+    assert (example.label, example.source) == (1, "human")
+    journal(answered(1, verdict(0.5), label=0))
+    journal.flush()
+    (example,) = views.labelled()
+    assert (example.label, example.source) == (0, "testnet")
+
+
+def test_unsure_is_remembered_but_is_no_label(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    journal(answered(1, verdict(0.5)))
+    journal.label(sha(1), None, "human", "me").result(5)
+    assert views.labelled() == []
+    assert views.waiting() == []
+    assert views.progress(0)["unsure"] == 1
+
+
+def test_undo_takes_back_the_last_label_of_that_person(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    for seed in (1, 2):
+        journal(answered(seed, verdict(0.5)))
+    journal.label(sha(1), 1, "human", "me").result(5)
+    journal.label(sha(2), 1, "human", "you").result(5)
+    assert journal.undo("me").result(5) == sha(1)
+    assert journal.undo("me").result(5) is None
+    assert [example.record.sha256 for example in views.labelled()] == [sha(2)]
+    assert [candidate.sha256 for candidate in views.waiting()] == [sha(1)]
+
+
+def test_a_label_of_an_unknown_picture_is_refused_and_takes_nothing_with_it(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    journal(answered(1))
+    with pytest.raises(KeyError, match="no picture"):
+        journal.label("ab" * 32, 1, "human").result(5)
+    assert views.stats()["requests"] == 1
+
+
+def test_labelled_pictures_come_as_records_that_can_be_replayed(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    said = verdict(0.8, opinions=(Opinion("first", 1.25, 12.3),), failures=(Failure("second", "timeout", "", 0.0),))
+    journal(answered(1, said, label=1))
+    journal.flush()
+    (example,) = views.labelled()
+    assert example.record.verdict.opinions == said.opinions
+    assert example.record.verdict.failures == said.failures
+    assert (example.record.label, example.record.size, example.version) == (1, (64, 48), MODEL)
+
+
+# --- it never stands in the way ---------------------------------------------------------------------------------------
+
+
+class Stuck:
+    """A connection whose commits wait until let go: a disk that hangs."""
+
+    def __init__(self, path: Path) -> None:
+        self._db, self.go, self.waiting = connect(path), threading.Event(), threading.Event()
+
+    def execute(self, query: str, *values: object) -> object:
+        if query == "BEGIN IMMEDIATE":
+            self.waiting.set()
+            self.go.wait(30)
+        return self._db.execute(query, *values)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._db, name)
+
+
+def test_a_disk_that_hangs_costs_an_answer_nothing(tmp_path: Path) -> None:
+    made: list[Stuck] = []
+
+    def stuck(path: Path) -> Stuck:
+        made.append(Stuck(path))
+        return made[0]
+
+    slow = journal(tmp_path, connect=stuck, capacity=(50, 2**30))
+    request = answered(1)
+    slow(request)
+    made[0].waiting.wait(5)
+    started = time.monotonic()
+    for _ in range(1000):
+        slow(request)
+    assert time.monotonic() - started < 0.5
+    assert slow.counts.dropped == 950
+    made[0].go.set()
+    slow.close()
+    assert slow.counts.written == 51
+
+
+def test_the_buffer_is_bounded_in_bytes_too() -> None:
+    buffer = Buffer(items=10, size=100)
+    assert buffer.put("a", 60)  # type: ignore[arg-type]
+    assert not buffer.put("b", 60)  # type: ignore[arg-type]
+    assert buffer.put("c", 40)  # type: ignore[arg-type]
+    assert buffer.take(10, 0.0) == ["a", "c"]
+    assert buffer.put("d", 100)  # type: ignore[arg-type]
+    buffer.close()
+    assert not buffer.put("e")  # type: ignore[arg-type]
+    assert buffer.take(10, 60.0) == ["d"]
+    assert buffer.take(10, 60.0) is None
+
+
+def test_what_was_taken_is_on_disk_within_a_second(tmp_path: Path) -> None:
+    quick = journal(tmp_path)
+    started = time.monotonic()
+    quick(answered(1))
+    wait_for(lambda: quick.counts.written == 1)
+    assert time.monotonic() - started < 1.0
+    quick.close()
+
+
+def test_a_closed_journal_drops_and_says_so(tmp_path: Path) -> None:
+    closed = journal(tmp_path)
+    closed.close()
+    closed.close()
+    closed(answered(1))
+    assert closed.counts.dropped == 1
+    with pytest.raises(JournalError, match="closed"):
+        closed.label(sha(1), 1, "human").result(1)
+
+
+def small_disk(path: Path) -> sqlite3.Connection:
+    db = connect(path)
+    db.execute("PRAGMA max_page_count = 60")
+    return db
+
+
+def test_a_full_disk_loses_records_never_answers_and_is_over_when_it_is_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    def opening(path: Path) -> sqlite3.Connection:
+        opened.append(small_disk(path))
+        return opened[0]
+
+    full = journal(tmp_path, connect=opening, keep=Keep(enabled=False))
+    request = answered(1)
+    for _ in range(20):
+        for _ in range(200):
+            full(request)
+        with_error = full._change(lambda _: None)
+        wait_for(with_error.done)
+    lost = full.counts.lost
+    assert lost > 0
+    assert full.counts.written + lost == 4000
+    assert caplog.text.count("full") == 1  # said once, not once a batch
+    told = [full.label(sha(1), 1, "human", "w" * 4000) for _ in range(100)]
+    wait_for(lambda: all(label.done() for label in told))
+    assert any(isinstance(label.exception(), sqlite3.OperationalError) for label in told)
+    full._change(lambda db: db.execute("PRAGMA max_page_count = 100000"), urgent=True)
+    wait_for(lambda: opened[0].execute("PRAGMA max_page_count").fetchone()[0] == 100000)
+    full(request)
+    full.flush()
+    assert full.counts.lost == lost
+    full.close()
+    assert columns(tmp_path / "journal.db", "PRAGMA integrity_check") == [("ok",)]
+    assert columns(tmp_path / "journal.db", "SELECT count(*) FROM requests") == [(full.counts.written,)]
+
+
+def test_a_full_disk_gives_up_kept_pictures_for_the_record(tmp_path: Path) -> None:
+    full = journal(tmp_path, connect=small_disk, keep=Keep(share=1.0))
+    requests = [answered(seed) for seed in range(40)]
+    for _ in range(200):
+        for request in requests:
+            full(request)
+        done = full._change(lambda _: None).done
+        wait_for(done)
+        if full.counts.lost:
+            break
+    assert full.counts.written > 400
+    assert full.counts.lost > 0
+    full.close()
+    assert not list((tmp_path / "pictures").rglob("*.jpg"))
+
+
+# --- versions of the file ---------------------------------------------------------------------------------------------
+
+
+def test_a_journal_of_the_first_version_opens_and_its_rows_are_there(tmp_path: Path) -> None:
+    old = connect(tmp_path / "journal.db", migrations=MIGRATIONS[:1])
+    assert old.execute("PRAGMA user_version").fetchone() == (1,)
+    old.executescript(
+        "INSERT INTO names VALUES (1, 'caller'), (2, 'v');"
+        f"INSERT INTO pictures VALUES (1, x'{sha(1)}', 7, 64, 48, 1, 'testnet', 5.0);"
+        "INSERT INTO requests VALUES (1, 4.0, 1, 1, 2, 0.9, 0.8, 1.0, 'cascade', 'decided', 0, 9.0, '',"
+        " '{\"m\":[2.0,5.0]}');"
+    )
+    old.close()
+    now = journal(tmp_path)
+    now(answered(2, label=0))
+    now.close()
+    views = Views(tmp_path)
+    assert [(e.record.sha256, e.label) for e in views.labelled()] == [(sha(1), 1), (sha(2), 0)]
+    views.close()
+    assert columns(tmp_path / "journal.db", "PRAGMA user_version") == [(VERSION,)]
+
+
+def test_every_step_leads_to_the_same_tables(tmp_path: Path) -> None:
+    for version in range(1, VERSION + 1):
+        connect(tmp_path / "steps.db", migrations=MIGRATIONS[:version]).close()
+    connect(tmp_path / "once.db").close()
+    query = "SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2"
+    assert columns(tmp_path / "steps.db", query) == columns(tmp_path / "once.db", query)
+
+
+def test_a_step_that_fails_leaves_the_older_version_whole(tmp_path: Path) -> None:
+    connect(tmp_path / "journal.db", migrations=MIGRATIONS[:1]).close()
+    with pytest.raises(JournalError, match="syntax error"):
+        connect(tmp_path / "journal.db", migrations=(MIGRATIONS[0], "CREATE TABLE extra (x); NONSENSE"))
+    assert columns(tmp_path / "journal.db", "PRAGMA user_version") == [(1,)]
+    assert columns(tmp_path / "journal.db", "SELECT name FROM sqlite_master WHERE name = 'extra'") == []
+
+
+def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    db = connect(tmp_path / "journal.db")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(JournalError, match="newer version"):
+        connect(tmp_path / "journal.db")
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"holiday pictures" * 100)
+    with pytest.raises(JournalError, match="cannot be used"):
+        connect(tmp_path / "journal.db")
+
+
+def test_reading_needs_a_journal_and_cannot_write(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="no journal"):
+        Views(tmp_path)
+    connect(tmp_path / "journal.db").close()
+    read_only = connect(tmp_path / "journal.db", read_only=True)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        read_only.execute("DELETE FROM names")
+    read_only.close()
+
+
+def test_candidates_answers_stand_beside_the_live_ones(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    journal(answered(1, verdict(0.9), label=1))
+    journal.shadow(sha(1), "candidate-7", 0.3)
+    journal.flush()
+    assert views.shadows("candidate-7") == [(sha(1), 1, 0.9, 0.3)]
+    assert views.shadows("other") == []
+
+
+def test_evidence_is_there_for_the_reviewer_even_if_it_is_no_json(kept: tuple[Journal, Views]) -> None:
+    journal, views = kept
+    boxes = Opinion("detector", 0.2, 1.0, {"boxes": [[1, 2, 3, 4]]})
+    strange = Opinion("strange", 0.1, 1.0, {"what": object()})
+    journal(answered(1, verdict(0.5, opinions=(boxes, strange))))
+    journal.flush()
+    (candidate,) = views.waiting()
+    assert candidate.evidence["detector"] == {"logit": 0.2, "boxes": [[1, 2, 3, 4]]}
+    assert "unreadable" in candidate.evidence["strange"]
+    json.dumps(candidate.evidence)
