@@ -19,6 +19,8 @@ COMMANDS = {
     "evaluate": "Score a folder of labelled pictures: MCC, accuracy, AUC, ECE, Brier with 95 % intervals.",
     "doctor": "Check this machine, the settings, the wallet and the chain; say what to mend.",
     "models": "What the plan names, what is true of it, and every model a profile may name.",
+    "plan": "Where the models of a profile go on the cards, or why they do not fit.",
+    "fetch": "Download the weights that a profile needs, pinned and checked.",
 }
 PACKAGES = ("neurons", "miner", "cascade", "models")
 ROOT = Path(__file__).resolve().parent.parent
