@@ -88,7 +88,8 @@ class Platt(Part):
     bias: float
 
     def apply(self, z: Any) -> Array:
-        return np.asarray(np.clip(self.slope * np.asarray(z) + self.bias, -MAX_LOGIT, MAX_LOGIT))
+        z = np.clip(z, -MAX_LOGIT, MAX_LOGIT)
+        return np.asarray(np.clip(self.slope * z + self.bias, -MAX_LOGIT, MAX_LOGIT))
 
 
 class Beta(Part):

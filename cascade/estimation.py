@@ -114,27 +114,34 @@ def log_loss(y: Labels, z: Array) -> float:
     return float(np.mean(softplus(z) - y * z))
 
 
+Block = tuple[float, float, float]  # pictures, sum of their scores, road work among them
+
+
 def _isotonic(z: Array, y: Labels) -> Isotonic:
     """Pool adjacent violators; each block becomes a knot at its mean score. Blocks of one label only get the rate of
     Laplace's rule, since nobody has seen certainty."""
     x, where = np.unique(z, return_inverse=True)
     count, hits = np.bincount(where).astype(float), np.bincount(where, weights=y)
-    blocks: list[Array] = []  # (pictures, sum of scores, road work)
-    for block in np.column_stack([count, count * x, hits]):
+    blocks: list[Block] = []
+    for block in zip(count.tolist(), (count * x).tolist(), hits.tolist(), strict=True):
         blocks.append(block)
-        while len(blocks) > 1 and blocks[-2][2] / blocks[-2][0] >= blocks[-1][2] / blocks[-1][0]:
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
+        while len(blocks) > 1 and blocks[-2][2] * blocks[-1][0] >= blocks[-1][2] * blocks[-2][0]:
+            blocks[-2:] = [_merged(*blocks[-2:])]
     while len(blocks) > 1 and _rate(blocks[0]) >= _rate(blocks[1]):
-        blocks[:2] = [blocks[0] + blocks[1]]
+        blocks[:2] = [_merged(*blocks[:2])]
     while len(blocks) > 1 and _rate(blocks[-2]) >= _rate(blocks[-1]):
-        blocks[-2:] = [blocks[-2] + blocks[-1]]
+        blocks[-2:] = [_merged(*blocks[-2:])]
     rates = logits(np.array([_rate(block) for block in blocks]))
-    return Isotonic(x=tuple(float(b[1] / b[0]) for b in blocks), y=tuple(map(float, rates)))
+    return Isotonic(x=tuple(total / n for n, total, _ in blocks), y=tuple(rates.tolist()))
 
 
-def _rate(block: Array) -> float:
+def _merged(a: Block, b: Block) -> Block:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def _rate(block: Block) -> float:
     n, _, hits = block
-    return float(hits / n) if 0 < hits < n else float((hits + 1.0) / (n + 2.0))
+    return hits / n if 0 < hits < n else (hits + 1.0) / (n + 2.0)
 
 
 def fit_interval(z: Array, y: Labels) -> VennAbers:

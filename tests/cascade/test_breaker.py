@@ -1,0 +1,70 @@
+"""closed -> open -> half-open -> closed, on an injected clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from cascade.breaker import Breaker, State
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> Breaker:
+    return Breaker(failures=3, cooldown=2.0, longest=5.0, clock=clock)
+
+
+def test_it_opens_after_failures_in_a_row_only(breaker: Breaker) -> None:
+    for _ in range(5):
+        breaker.failure("bad")
+        breaker.failure("bad")
+        breaker.success()
+    assert breaker.closed
+    for _ in range(3):
+        breaker.failure("worse")
+    assert breaker.state is State.OPEN
+    assert breaker.reason == "worse"
+
+
+def test_one_trial_after_the_cooldown(breaker: Breaker, clock: Clock) -> None:
+    assert not breaker.try_half_open()  # closed: nothing to try
+    breaker.trip("down")
+    clock.now = 1.9
+    assert not breaker.try_half_open()
+    clock.now = 2.0
+    assert breaker.try_half_open()
+    assert not breaker.try_half_open()  # the one trial is on its way
+    breaker.success()
+    assert breaker.closed
+    assert breaker.reason == ""
+
+
+def test_the_wait_doubles_with_each_failed_trial_up_to_the_longest(breaker: Breaker, clock: Clock) -> None:
+    waits = []
+    breaker.trip("down")
+    for _ in range(4):
+        begun = clock.now
+        while not breaker.try_half_open():
+            clock.now += 0.5
+        waits.append(clock.now - begun)
+        breaker.failure("still down")  # the trial
+        assert breaker.state is State.OPEN
+    assert waits == [2.0, 4.0, 5.0, 5.0]
+
+
+def test_failures_of_requests_that_were_under_way_do_not_prolong_it(breaker: Breaker, clock: Clock) -> None:
+    breaker.trip("down")
+    clock.now = 1.0
+    breaker.failure("late news")
+    clock.now = 2.0
+    assert breaker.try_half_open()

@@ -1,0 +1,34 @@
+"""A deadline is a moment of a monotonic clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from cascade.deadline import Deadline
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_it_counts_down_and_never_below_zero() -> None:
+    clock = Clock()
+    deadline = Deadline.after(8.0, clock)
+    clock.now += 3.0
+    assert deadline.remaining() == 5.0
+    assert not deadline.passed
+    clock.now += 6.0
+    assert deadline.remaining() == 0.0
+    assert deadline.passed
+
+
+def test_a_child_takes_a_share_of_what_is_left() -> None:
+    clock = Clock()
+    deadline = Deadline.after(8.0, clock)
+    clock.now += 4.0
+    assert deadline.child(0.5).remaining() == 2.0
+    with pytest.raises(ValueError, match=r"expected a fraction in \[0, 1\], got 2"):
+        deadline.child(2)
