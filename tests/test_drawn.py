@@ -38,7 +38,7 @@ def test_the_labels_share_their_hours_brightness_says_nothing(streets):
     labels, pictures = streets
     brightness = np.array([p.mean() for p in pictures]) / 255
     assert 0.3 < metrics.auc(labels, brightness) < 0.7
-    assert brightness.min() < 0.2 < 0.5 < brightness.max()
+    assert brightness.max() - brightness.min() > 0.3  # day and night
 
 
 def test_orange_alone_does_not_tell_road_work_from_clear(streets):
