@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -105,20 +106,24 @@ class Views:
 
     def stats(self, since: float = 0.0) -> dict[str, Any]:
         """Totals since a Unix time: requests, share answered as road work, faults, times, per version and caller."""
-        total = self._rows(_HOURS.format(key="''"), (since // 3600,))
-        versions = self._rows(_HOURS.format(key="v.name"), (since // 3600,))
-        callers = self._rows(_HOURS.format(key="c.name"), (since // 3600,))
+        names: dict[int, str] = dict(self._rows("SELECT id, name FROM names"))
+        total = _Sums()
+        versions: dict[str, _Sums] = defaultdict(_Sums)
+        callers: dict[str, _Sums] = defaultdict(_Sums)
+        for version, caller, *sums in self._rows(_HOURS, (since // 3600,)):
+            for each in (versions[names[version]], callers[names[caller]], total):
+                each.add(*sums)
         (kept, held) = self._rows("SELECT count(*), coalesce(sum(bytes), 0) FROM kept")[0]
         return {
-            **(_sums(total[0]) if total else {"requests": 0}),
+            **total.report(),
             "pictures": self._rows("SELECT coalesce(max(id), 0) FROM pictures")[0][0],
             "kept": kept,
             "kept_bytes": held,
             "labels": dict(
                 self._rows("SELECT label_source, count(*) FROM pictures WHERE label IS NOT NULL GROUP BY 1")
             ),
-            "versions": {row[0]: _sums(row) for row in versions},
-            "callers": {row[0]: _sums(row) for row in callers},
+            "versions": {name: sums.report() for name, sums in versions.items()},
+            "callers": {name: sums.report() for name, sums in callers.items()},
         }
 
     def scores(self, since: float, until: float, version: str | None = None) -> NDArray[np.int64]:
@@ -188,6 +193,32 @@ class Views:
             return self._db.execute(query, values).fetchall()
 
 
+@dataclass(slots=True)
+class _Sums:
+    requests: int = 0
+    roadwork: int = 0
+    faults: int = 0
+    milliseconds: float = 0.0
+    slowest: float = 0.0
+
+    def add(self, n: int, roadwork: int, faults: int, milliseconds: float, slowest: float) -> None:
+        self.requests += n
+        self.roadwork += roadwork
+        self.faults += faults
+        self.milliseconds += milliseconds
+        self.slowest = max(self.slowest, slowest)
+
+    def report(self) -> dict[str, Any]:
+        n = max(self.requests, 1)
+        return {
+            "requests": self.requests,
+            "roadwork_share": round(self.roadwork / n, 4),
+            "faults": self.faults,
+            "mean_ms": round(self.milliseconds / n, 1),
+            "slowest_ms": round(self.slowest, 1),
+        }
+
+
 def days_ago(days: float) -> float:
     """Unix time so many days back; 0 for no limit (`days` 0)."""
     return time.time() - 86400.0 * days if days else 0.0
@@ -199,9 +230,8 @@ _FIRST_ANSWER = """SELECT p.sha256, r.probability, r.low, r.high, r.at
 _IN_ORDER = " ORDER BY r.id LIMIT 1"
 _BAND = """SELECT id, phash FROM pictures WHERE ((phash >> {shift}) & 65535) = ? AND width = ? AND height = ?
     ORDER BY id DESC LIMIT ?"""
-_HOURS = """SELECT {key}, sum(n), sum(roadwork), sum(faults), sum(milliseconds), max(slowest) FROM hours h
-    JOIN names v ON v.id = h.version JOIN names c ON c.id = h.caller WHERE hour >= ?
-    GROUP BY 1 ORDER BY 2 DESC LIMIT 100"""
+_HOURS = """SELECT version, caller, sum(n), sum(roadwork), sum(faults), sum(milliseconds), max(slowest)
+    FROM hours WHERE hour >= ? GROUP BY 1, 2 ORDER BY 3 DESC"""
 _RECENT = """SELECT r.at, lower(hex(p.sha256)), c.name, v.name, r.probability, r.source, r.stop, r.milliseconds,
     r.fault, p.label FROM requests r LEFT JOIN pictures p ON p.id = r.picture JOIN names c ON c.id = r.caller
     JOIN names v ON v.id = r.version ORDER BY r.id DESC LIMIT ?"""
@@ -255,17 +285,6 @@ def _example(row: Any) -> Example:
 
 def _candidate(row: Any) -> Candidate:
     return Candidate(row[0].hex(), row[1], row[2], row[3], row[4], json.loads(row[5]), row[6])
-
-
-def _sums(row: Any) -> dict[str, Any]:
-    _, n, roadwork, faults, milliseconds, slowest = row
-    return {
-        "requests": n,
-        "roadwork_share": round(roadwork / n, 4),
-        "faults": faults,
-        "mean_ms": round(milliseconds / n, 1),
-        "slowest_ms": slowest,
-    }
 
 
 def _share(row: tuple[int, int | None]) -> dict[str, Any]:
