@@ -1,0 +1,215 @@
+"""Memory: what labelled pictures like this one turned out to be, and how unlike all of them it is.
+
+The k nearest neighbours by cosine similarity vote, nearer ones louder, both labels counting alike however many of each
+are remembered; the vote is calibrated by leaving each of a sample of memories out (Platt). `evidence["novelty"]` in
+[0, 1] is the share of memories that lie nearer to their own nearest neighbour than this picture does to its: at 0.95 it
+is further from everything than 95 % of what was ever seen is from the rest.
+
+Up to some 50,000 memories numpy finds neighbours in milliseconds; above that pass `UsearchIndex` (package `usearch`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import BadWeights, Frame, ModelSpec, ModelUnavailable, Opinion
+from models.logistic import fit
+
+Vectors = NDArray[np.float32]
+Embed = Callable[[Sequence[Frame]], Vectors]  # N frames -> (N, D)
+
+SAMPLE = 500  # memories left out, one at a time, to calibrate
+LEAST = 20  # memories of each label before there is an opinion
+MAX_LOGIT = 6.0  # neighbours alone never make anything surer than 0.9975
+SHARPNESS = 10.0  # a neighbour nearer by 0.1 in cosine counts e times as much
+
+
+class Index(Protocol):
+    """Finds neighbours among unit vectors by the position they were given in."""
+
+    def build(self, vectors: Vectors) -> None:
+        """Hold exactly these (N, D)."""
+
+    def search(self, queries: Vectors, k: int) -> tuple[NDArray[np.int64], Vectors]:
+        """Positions and cosine similarities (Q, k), nearest first."""
+
+
+class NumpyIndex:
+    """Compares with all: exact, and fast enough for tens of thousands."""
+
+    def build(self, vectors: Vectors) -> None:
+        self._vectors = vectors
+
+    def search(self, queries: Vectors, k: int) -> tuple[NDArray[np.int64], Vectors]:
+        similarity = queries @ self._vectors.T
+        k = min(k, similarity.shape[1])
+        top = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        top = np.take_along_axis(top, np.argsort(-np.take_along_axis(similarity, top, 1), axis=1), 1)
+        return top.astype(np.int64), np.take_along_axis(similarity, top, 1)
+
+
+class UsearchIndex:
+    """A graph (HNSW): approximate, for hundreds of thousands. Needs the package `usearch`."""
+
+    def build(self, vectors: Vectors) -> None:
+        try:
+            from usearch.index import Index as Graph  # type: ignore[import-not-found, unused-ignore]
+        except ImportError as error:
+            raise ModelUnavailable("a large memory needs the package usearch: pip install usearch") from error
+        self._graph = Graph(ndim=vectors.shape[1], metric="cos")
+        self._graph.add(np.arange(len(vectors)), vectors)
+
+    def search(self, queries: Vectors, k: int) -> tuple[NDArray[np.int64], Vectors]:
+        found = self._graph.search(queries, min(k, len(self._graph)))
+        keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
+        return keys.astype(np.int64), (1.0 - distances).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Store:
+    """One state of the memory, replaced as a whole. vectors (N, D) unit length; labels (N,)."""
+
+    index: Index
+    labels: NDArray[np.int64]
+    nearest: Vectors  # sorted similarities of left-out memories to their own nearest neighbour
+    slope: float
+    bias: float
+
+
+class Memory:
+    """A member that knows labelled pictures. `replace` gives it new ones, from any thread, between two calls.
+
+    embed: pictures to vectors (N, D), any scale. path: an .npz file written by `save`, read by `load`. bound: most
+    memories; beyond, the oldest of the more frequent label go first. k: neighbours asked.
+    """
+
+    def __init__(
+        self,
+        embed: Embed,
+        path: Path | None = None,
+        bound: int = 20_000,
+        k: int = 15,
+        make_index: Callable[[], Index] = NumpyIndex,
+        key: str = "memory",
+    ) -> None:
+        self._embed, self._path, self._bound, self._k, self._make_index = embed, path, bound, k, make_index
+        self._spec = ModelSpec(key, "nearest neighbours", "numpy", "Memory")
+        self._store: _Store | None = None
+        self._held: tuple[Vectors, NDArray[np.int64]] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    def __len__(self) -> int:
+        return 0 if self._held is None else len(self._held[1])
+
+    def load(self, device: str) -> None:
+        """Read what `save` wrote, if a path was given and the file is there. Raises BadWeights."""
+        if self._path is None or not self._path.is_file():
+            return
+        try:
+            with np.load(self._path, allow_pickle=False) as held:
+                vectors, labels = held["vectors"].astype(np.float32), held["labels"].astype(np.int64)
+        except (OSError, ValueError, KeyError) as error:
+            raise BadWeights(f"{self._path}: expected a memory (vectors, labels), {error}; delete it") from error
+        self.replace(vectors, labels)
+
+    def warm_up(self) -> None:
+        self._embed([Frame.of(np.zeros((224, 224, 3), dtype=np.uint8))])
+
+    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
+        """An opinion per frame; log-odds 0 and novelty 1 while fewer than 20 of each label are remembered."""
+        started = time.perf_counter()
+        vectors = unit(self._embed(frames))
+        store = self._store
+        if store is None:
+            took = 1e3 * (time.perf_counter() - started)
+            return [Opinion(self._spec.key, 0.0, took, {"novelty": 1.0, "memories": len(self)}) for _ in frames]
+        where, similarity = store.index.search(vectors, self._k)
+        raw = votes(similarity, store.labels[where], _balance(store.labels))
+        logits = np.clip(store.slope * raw + store.bias, -MAX_LOGIT, MAX_LOGIT)
+        nearer = len(store.nearest) - np.searchsorted(store.nearest, similarity[:, 0], side="right")
+        novelties = nearer / len(store.nearest)
+        took = 1e3 * (time.perf_counter() - started)
+        return [
+            Opinion(self._spec.key, float(z), took, {"novelty": round(float(new), 4), "nearest": round(float(near), 4)})
+            for z, new, near in zip(logits, novelties, similarity[:, 0], strict=True)
+        ]
+
+    def close(self) -> None:
+        self._store = None
+
+    def replace(self, vectors: Vectors, labels: NDArray[np.int64]) -> None:
+        """Remember exactly these, oldest first: vectors (N, D) and labels (N,) in {0, 1}, then calibrate anew."""
+        if vectors.ndim != 2 or labels.shape != (len(vectors),) or not np.isin(labels, (0, 1)).all():
+            raise ValueError(f"expected (N, D) vectors and N labels 0 or 1, got {vectors.shape} and {labels.shape}")
+        kept = bounded(labels, self._bound)
+        vectors, labels = unit(vectors[kept]), labels[kept].astype(np.int64)
+        store = None
+        if min(int(labels.sum()), len(labels) - int(labels.sum())) >= LEAST:
+            store = _built(self._make_index(), vectors, labels, self._k)
+        with self._lock:
+            self._held, self._store = (vectors, labels), store
+
+    def save(self) -> None:
+        """Write all memories to `path`, all or nothing (half precision: 2 bytes a number)."""
+        if self._path is None or self._held is None:
+            return
+        vectors, labels = self._held
+        draft = self._path.with_suffix(".new.npz")
+        np.savez(draft, vectors=vectors.astype(np.float16), labels=labels.astype(np.int8))
+        draft.replace(self._path)
+
+
+def unit(vectors: NDArray[Any]) -> Vectors:
+    """Rows scaled to length 1; a row of zeros stays."""
+    length = np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
+    scaled: Vectors = (vectors / np.maximum(length, 1e-12)).astype(np.float32)
+    return scaled
+
+
+def votes(similarity: Vectors, labels: NDArray[np.int64], balance: tuple[float, float]) -> NDArray[np.float64]:
+    """Log-odds (Q,) of the neighbours' weighted votes; similarity and labels (Q, k), balance: weight of clear, of road
+    work."""
+    loudness = np.exp(SHARPNESS * (similarity - similarity[:, :1])).astype(np.float64)
+    roadwork = (loudness * (labels == 1)).sum(axis=1) * balance[1]
+    clear = (loudness * (labels == 0)).sum(axis=1) * balance[0]
+    floor = 0.5  # half a neighbour on each side: nobody is unanimous for ever
+    return np.asarray(np.log((roadwork + floor) / (clear + floor)))
+
+
+def bounded(labels: NDArray[np.int64], bound: int) -> NDArray[np.int64]:
+    """Positions to keep, in order: all if they fit, else the newest of the more frequent label's go along."""
+    positions = [np.flatnonzero(labels == label) for label in (0, 1)]
+    fewer, more = sorted(positions, key=len)
+    fewer = fewer[-max(bound // 2, bound - len(more)) :]
+    return np.sort(np.concatenate([fewer, more[len(more) - min(bound - len(fewer), len(more)) :]]))
+
+
+def _balance(labels: NDArray[np.int64]) -> tuple[float, float]:
+    share = float(labels.mean())
+    return 0.5 / (1.0 - share), 0.5 / share
+
+
+def _built(index: Index, vectors: Vectors, labels: NDArray[np.int64], k: int) -> _Store:
+    index.build(vectors)
+    left_out = np.random.default_rng(0).permutation(len(vectors))[:SAMPLE]
+    where, similarity = index.search(vectors[left_out], k + 1)
+    itself = where == left_out[:, None]
+    itself[~itself.any(axis=1), -1] = True  # an approximate index may miss it: then the furthest goes
+    rows = (len(left_out), where.shape[1] - 1)
+    where, similarity = where[~itself].reshape(rows), similarity[~itself].reshape(rows)
+    raw = votes(similarity, labels[where], _balance(labels))
+    weights, bias = fit(raw[:, None], labels[left_out])
+    prior = float(np.log(labels[left_out].mean() / (1.0 - labels[left_out].mean())))  # the opinion speaks at even odds
+    return _Store(index, labels, np.sort(similarity[:, 0]), max(float(weights[0]), 0.0), bias - prior)
