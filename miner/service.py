@@ -75,7 +75,7 @@ class Service:
                 frame = await asyncio.to_thread(self.decode, image_base64)
             verdict = await self.decide(frame, deadline, caller)
         except Exception as error:
-            fault = type(error).__name__
+            fault = getattr(error, "kind", type(error).__name__)
             log.warning("%s gets the prior %.3f: %s: %s", caller[:8], self.prior, fault, error)
         probability, source = (verdict.probability, verdict.source) if verdict else (self.prior, Source.PRIOR)
         took = time.monotonic() - started

@@ -1,0 +1,71 @@
+"""Profile -> models -> running engine: shared by every command that decides on pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from cascade.engine import Engine
+from cascade.profile import Profile, ProfileError, load
+from miner.decode import PictureError, decode
+from miner.gpu import NoCards, cards
+from miner.settings import Settings, UsageError
+from models.base import Frame, Model, ModelError
+from models.catalog import build
+
+
+def profile_of(settings: Settings) -> Profile:
+    """The profile that the settings name. Raises UsageError with the profile's own message."""
+    try:
+        return load(settings.profile)
+    except ProfileError as error:
+        raise UsageError(str(error)) from None
+
+
+def make_engine(settings: Settings) -> Engine:
+    """An engine, not started. Raises UsageError when the catalog lacks a model of the profile."""
+    profile = profile_of(settings)
+    try:
+        models = build(member.model for member in profile.members)
+    except ModelError as error:
+        raise UsageError(f"profile {profile.name}: {error}") from None
+    return Engine(profile, models, factory=fresh_model, device=_device(settings))
+
+
+def _device(settings: Settings) -> str:
+    """Where models go: the first card when there is one and nothing else was asked for."""
+    if settings.device != "auto":
+        return settings.device
+    try:
+        return "cuda:0" if cards() else "cpu"
+    except NoCards:
+        return "cpu"
+
+
+def fresh_model(key: str) -> Model:
+    """One model of the catalog, not loaded: what the engine puts in the place of one that hangs."""
+    return build([key])[key]
+
+
+@asynccontextmanager
+async def running_engine(settings: Settings) -> AsyncIterator[Engine]:
+    """An engine whose models are loaded and warm. Raises UsageError when a required tier cannot be had."""
+    engine = make_engine(settings)
+    try:
+        await engine.start()
+    except ModelError as error:
+        raise UsageError(f"{error}") from None
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def frame_of(path: Path, max_pixels: int) -> Frame:
+    """A JPEG on disk, through the decoder that validators' pictures go through. Raises UsageError."""
+    try:
+        return decode(base64.b64encode(path.read_bytes()).decode(), max_pixels)
+    except (PictureError, OSError) as error:
+        raise UsageError(f"{path}: {error}") from None

@@ -1,0 +1,215 @@
+"""The miner's process: puts the parts together, serves until told to stop, and drains.
+
+    python -m neurons.miner --network test        (or ./run_miner.sh serve --network test)
+
+SIGTERM or SIGINT drains: no new request is taken and those at work are finished; a second one ends at once. SIGHUP
+reads the profile again without losing a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from cascade.profile import Profile
+from miner import systemd
+from miner.assembly import profile_of, running_engine
+from miner.axon import Axon, Limits, Server, verify_signature
+from miner.chain import ChainError, open_chain, own_address, register_command
+from miner.decode import decode
+from miner.gate import Gate, Rules
+from miner.health import Address, HealthServer, Readiness, health_app
+from miner.metagraph import Snapshot
+from miner.replay import Replay
+from miner.service import Decide, Observer, Service
+from miner.settings import Settings, UsageError, parse
+from miner.telemetry import Metrics, log_answer, setup_logging
+from miner.tracing import TraceFile
+from miner.wallet import WalletError, load_hotkey, throwaway
+from miner.watch import Watch
+from models.base import ModelError
+
+if TYPE_CHECKING:
+    from bittensor_wallet import Keypair
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 9.0  # a validator waits no longer, and systemd and Docker kill after 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a drain, 1 when accepted requests were cut off, 2 for a wrong setting, port or wallet."""
+    try:
+        settings = parse(Settings, sys.argv[1:] if arguments is None else arguments)
+        setup_logging(settings.log_level, settings.log_format)
+        return uvloop.run(Miner(settings).run())
+    except (UsageError, WalletError, ChainError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+class Miner:
+    """One hotkey, serving one subnet."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.hotkey = _hotkey(settings)
+        self.metrics = Metrics()
+        self.stopping = asyncio.Event()
+        self.watch: Watch | None = None
+
+    async def run(self) -> int:
+        """Serve until a signal. Raises UsageError for what the operator has to mend."""
+        self._catch_signals()
+        async with AsyncExitStack() as stack:
+            self.engine = await stack.enter_async_context(running_engine(self.settings))
+            self.server = await self._start_axon(stack)
+            self.watch = await self._start_watch(stack)
+            await self._start_health(stack)
+            await self.engine.canary()
+            log.info("%s serves subnet %d on port %d", self.address, self.settings.subnet, self.server.port)
+            await self._until_stopped()
+            drained = await self.server.drain(DRAIN_SECONDS)
+        log.info("stopped; %s", "every accepted request was answered" if drained else "some requests were cut off")
+        return 0 if drained else 1
+
+    @property
+    def address(self) -> str:
+        """Our hotkey's SS58 address."""
+        return str(self.hotkey.ss58_address)
+
+    def view(self) -> Snapshot:
+        """The subnet as last seen; empty until it was."""
+        return self.watch.snapshot if self.watch else Snapshot(self.settings.subnet)
+
+    def readiness(self) -> Readiness:
+        """What `/readyz` tells."""
+        tiers = self.engine.readiness()
+        reasons = [f"tier {tier.name}: {tier.reason}" for tier in tiers if tier.required and not tier.ready]
+        me = self.view().neurons.get(self.address)
+        if self.stopping.is_set():
+            reasons.append("stopping")
+        self.metrics.ready.set(not reasons)
+        return Readiness(
+            ready=not reasons,
+            hotkey=self.address,
+            uid=me.uid if me else None,
+            network=self.settings.network,
+            axon=Address(self.settings.external_ip or self._host or "0.0.0.0", self.server.port),
+            tiers=tuple(asdict(tier) for tier in tiers),
+            reason="; ".join(reasons),
+        )
+
+    @property
+    def _host(self) -> str | None:
+        loopback = "127.0.0.1" if self.settings.network == "mock" else None
+        return self.settings.axon_host or loopback
+
+    def _service(self, decide: Decide, profile: Profile, observers: Sequence[Observer]) -> Service:
+        settings = self.settings
+        picture = partial(decode, max_pixels=settings.max_pixels)
+        return Service(decide, picture, profile.prior, settings.network_reserve, observers)
+
+    async def _start_axon(self, stack: AsyncExitStack) -> Server:
+        settings, profile = self.settings, self.engine.profile
+        observers: list[Observer] = [self.metrics.answered, log_answer]
+        if settings.trace:
+            trace = TraceFile(settings.trace)
+            stack.callback(trace.close)
+            observers.append(trace.answered)
+        replay = Replay(settings.state / "replay")
+        stack.callback(replay.close)
+        rules = Rules(settings.force_validator_permit, settings.allow_non_registered, settings.minimum_stake)
+        axon = Axon(
+            Gate(self.address, self.view, verify_signature, replay, rules),
+            self._service(self.engine.decide, profile, observers).answer,
+            self._service(self.engine.decide_cheap, profile, observers).answer,
+            Limits(body=settings.max_body_bytes, in_flight=settings.max_in_flight, waiting=settings.max_waiting),
+            prior=profile.prior,
+            observe=self.metrics.asked,
+        )
+        server = Server(axon, self._host, settings.axon_port)
+        try:
+            await server.start()
+        except OSError as error:
+            raise UsageError(f"axon port {settings.axon_port}: {error.strerror}; choose another: --axon-port") from None
+        stack.push_async_callback(server.stop)
+        return server
+
+    async def _start_watch(self, stack: AsyncExitStack) -> Watch:
+        settings = self.settings
+        chain = open_chain(settings.network, settings.subnet, self.address, settings.chain_endpoint)
+        remedy = register_command(settings.subnet, settings.network, settings.wallet_name, settings.wallet_hotkey)
+        ip = settings.external_ip or self._host or await asyncio.to_thread(own_address)
+        announce = (str(ip), settings.external_port or self.server.port)
+        watch = Watch(chain, self.hotkey, store=settings.state / "subnet.json", announce=announce, remedy=remedy)
+        watch.restore()
+        await asyncio.to_thread(watch.step)
+        if watch.snapshot.taken_at and not watch.failure and watch.me is None and not settings.allow_non_registered:
+            raise UsageError(f"{self.address} is not registered on subnet {settings.subnet}. Register it: {remedy}")
+        watch.start()
+        stack.callback(watch.stop)
+        self.metrics.chain_age.set_function(lambda: watch.age)
+        return watch
+
+    async def _start_health(self, stack: AsyncExitStack) -> None:
+        app = health_app(self.readiness, self.metrics.exposition)
+        server = HealthServer(app, self.settings.health_host, self.settings.health_port)
+        try:
+            await server.start()
+        except OSError as error:
+            wrong = f"health port {self.settings.health_port}: {error.strerror}"
+            raise UsageError(f"{wrong}; choose another: --health-port") from None
+        stack.push_async_callback(server.stop)
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
+
+    def _stop(self) -> None:
+        if self.stopping.is_set():  # asked twice: the operator will not wait
+            os._exit(1)
+        log.info("stopping: finishing the requests at work")
+        self.stopping.set()
+
+    async def _until_stopped(self) -> None:
+        systemd.notify("READY=1")
+        every = systemd.watchdog_seconds()
+        while not self.stopping.is_set():
+            try:
+                async with asyncio.timeout(every):
+                    await self.stopping.wait()
+            except TimeoutError:
+                systemd.notify("WATCHDOG=1")
+        systemd.notify("STOPPING=1")
+
+    def _begin_reload(self) -> None:
+        self._reloading = asyncio.create_task(self._reload())  # held, so that it is not collected halfway
+
+    async def _reload(self) -> None:
+        try:
+            await self.engine.replace(profile_of(self.settings))
+        except (UsageError, ModelError, ValueError) as error:
+            log.error("the profile is refused, the old one stays: %s", error)
+
+
+def _hotkey(settings: Settings) -> Keypair:
+    if settings.network == "mock":
+        return throwaway()
+    return load_hotkey(settings.wallet_path, settings.wallet_name, settings.wallet_hotkey)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""The front door: commands, exit codes, and errors that say what to do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from miner import cli
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_a_module_that_says_what_it_is_for(name: str) -> None:
+    module = Path(cli.ROOT, "miner", "commands", f"{name.replace('-', '_')}.py")
+    assert module.read_text().startswith('"""`' + name)
+
+
+def test_an_unknown_command_exits_2_and_names_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["srve"]) == 2
+    said = capsys.readouterr().err
+    assert "srve" in said
+    assert "serve" in said
+
+
+def test_a_foreign_package_of_our_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / "models"
+    foreign.mkdir()
+    (foreign / "__init__.py").touch()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cli.main(["doctor"]) == 2
+    assert f"'models' comes from {foreign}" in capsys.readouterr().err.replace("\n", "")
