@@ -237,10 +237,8 @@ def _why(work: Sequence[Job], capacity: Sequence[float]) -> str:
         notes = " ".join(find(job.key).note for job in alone if job.key != PERCEPTION)
         return f"not on {cards} GB, not even alone: {reasons}. {notes}".strip()
     total = sum(_least(job) for job in work)
-    return (
-        f"together not on {cards} GB: at their smallest {total:.1f} GB in pieces that leave no valid packing; "
-        "see what fits with plan --explain, and drop the last tiers first"
-    )
+    room = "" if total > sum(capacity) else ", in pieces that leave no valid packing"
+    return f"together not on {cards} GB: at their smallest they reserve {total:.1f} GB{room}; drop the last tiers first"
 
 
 def _least(job: Job) -> float:
