@@ -28,8 +28,8 @@ from models.base import BadWeights, Frame, ModelCrashed, ModelSpec, ModelUnavail
 PHRASES = Path(__file__).with_name("ocr_phrases.toml")
 
 # Measured in docs/results/sign-reading-2026-11-23.md.
-PIXELS = 900_000  # the picture is brought to this many pixels: small ones up, because the networks miss small letters
-MAX_SCALE = 3.0  # beyond this, enlarging adds cost and no letters
+PIXELS = 900_000  # a larger picture is brought down to this many pixels, a smaller one up, up to
+MAX_SCALE = 2.0  # because the networks miss small letters; beyond this, enlarging adds cost and no letters
 MIN_SIDE = 96  # pixels; a picture with a shorter side holds no letters to read
 
 ANYWHERE = 8  # letters; a phrase of so many may lie anywhere in the text, a shorter one has to be whole words
