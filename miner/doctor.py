@@ -28,10 +28,12 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from cascade.profile import ProfileError, load
+from miner.chain import ChainError, ChainUnreadable, Description, open_chain, register_command
 from miner.gpu import GB, Card, NoCards
 from miner.gpu import cards as driver_cards
 from miner.metagraph import Neuron, Snapshot
 from miner.settings import Settings
+from miner.wallet import hotkey_file
 from models.catalog import Entry, entries
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,28 +65,25 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ChainFacts:
-    """What one reading of the chain tells. None: the chain did not say.
-
-    block_time: unix time of the newest block in seconds. spec_version: of the chain's runtime. burned: share of the
-    miners' emission that is burned, in [0, 1]. emission: alpha that the subnet pays to its miners a day.
-    registration: TAO that a registration costs now.
-    """
+    """One reading of the chain: who is on the subnet, and what it tells of itself."""
 
     snapshot: Snapshot
-    block_time: float | None = None
-    spec_version: int | None = None
-    burned: float | None = None
-    emission: float | None = None
-    registration: float | None = None
+    told: Description
 
 
 class NotAsked(Exception):
     """There is nobody to ask. The message says why and is shown as it is."""
 
 
-def no_chain() -> ChainFacts:
-    """The chain of the mock network."""
-    raise NotAsked("network mock: no chain is asked")
+def read_chain(settings: Settings) -> ChainFacts:
+    """Ask the settings' chain, once. Raises NotAsked on the mock network, else ChainError."""
+    if settings.network == "mock":
+        raise NotAsked("network mock: no chain is asked")
+    chain = open_chain(settings.network, settings.subnet, "", settings.chain_endpoint)
+    try:
+        return ChainFacts(chain.snapshot(), chain.describe())
+    finally:
+        chain.close()
 
 
 def clock_offset(server: str = NTP_SERVER, port: int = 123) -> float:
@@ -124,7 +123,7 @@ class World:
     """Everything the checks look at outside this process. reflector: an echoip server, empty for none."""
 
     settings: Settings
-    chain: Callable[[], ChainFacts] = no_chain
+    chain: Callable[[], ChainFacts]
     cards: Callable[[], Sequence[Card]] = driver_cards
     clock: Callable[[], float] = clock_offset
     fetch: Callable[[str, Mapping[str, str] | None], bytes] = fetch
@@ -164,7 +163,7 @@ class World:
     @property
     def hotkey_file(self) -> Path:
         settings = self.settings
-        return settings.wallet_path.expanduser() / settings.wallet_name / "hotkeys" / settings.wallet_hotkey
+        return hotkey_file(settings.wallet_path, settings.wallet_name, settings.wallet_hotkey)
 
 
 Said = tuple[Outcome, str, str]
@@ -330,8 +329,10 @@ def sdk(world: World) -> Said:
     if not (major == 10 and minor >= 5):
         return fail(f"bittensor {installed}", remedy)
     try:
-        spec = world.chain().spec_version
-    except NotAsked:
+        spec = world.chain().told.spec_version
+    except ChainUnreadable as error:
+        return fail(f"bittensor {installed} cannot read this chain: {error}", "update the SDK, or wait for its release")
+    except (NotAsked, ChainError):
         return ok(f"bittensor {installed}")
     return ok(f"bittensor {installed} reads the chain's runtime {spec if spec is not None else '(version not told)'}")
 
@@ -358,9 +359,9 @@ def wallet(world: World) -> Said:
 def chain(world: World) -> Said:
     facts = world.chain()
     figure = f"block {facts.snapshot.block}, {len(facts.snapshot.neurons)} neurons on {facts.snapshot.netuid}"
-    if facts.block_time is None:
+    if facts.told.block_time is None:
         return ok(figure)
-    behind = time.time() - facts.block_time
+    behind = time.time() - facts.told.block_time
     figure += f", newest block {behind:.0f} s old"
     remedy = "set the clock, or choose another --chain-endpoint: this node lags"
     return ok(figure) if -3 <= behind < 60 else warn(figure, remedy)
@@ -369,12 +370,11 @@ def chain(world: World) -> Said:
 def registration(world: World) -> Said:
     mine, settings = world.me(), world.settings
     if mine is None:
-        cost = world.chain().registration
+        cost = world.chain().told.registration
         price = f" (costs {cost:.4f} TAO now)" if cost is not None else ""
         return fail(
             f"{world.hotkey()} is not registered on {settings.subnet}{price}",
-            f"btcli subnet register --netuid {settings.subnet} --network {settings.network} "
-            f"--wallet.name {settings.wallet_name} --wallet.hotkey {settings.wallet_hotkey}",
+            register_command(settings.subnet, settings.network, settings.wallet_name, settings.wallet_hotkey),
         )
     if mine.validator_permit and mine.stake > NEVER_ASKED_STAKE:
         figure = f"uid {mine.uid}, with a validator permit and a stake of {mine.stake:.0f}"
@@ -395,13 +395,13 @@ def permits(world: World) -> Said:
 
 
 def income(world: World) -> Said:
-    facts = world.chain()
-    if facts.burned is None:
+    told = world.chain().told
+    if told.burned is None:
         return unknown("the chain did not say what is burned", "look at the subnet's page before paying for a card")
-    figure = f"{facts.burned:.0%} of the miners' emission is burned"
-    if facts.emission is not None:
-        figure += f", {facts.emission:.1f} alpha a day to miners before it"
-    return ok(figure) if facts.burned < 0.5 else warn(figure, "a miner earns next to nothing while this lasts")
+    figure = f"{told.burned:.0%} of the miners' emission is burned"
+    if told.emission is not None:
+        figure += f", {told.emission:.1f} alpha a day to miners before it"
+    return ok(figure) if told.burned < 0.5 else warn(figure, "a miner earns next to nothing while this lasts")
 
 
 # Reachability.
@@ -557,6 +557,10 @@ def examine(world: World) -> list[Finding]:
 def _finding(name: str, check: Callable[[World], Said], world: World) -> Finding:
     try:
         return Finding(name, *check(world))
+    except ChainError as error:
+        return Finding(
+            name, Outcome.UNKNOWN, str(error) if check is chain else "the chain could not be read: see above"
+        )
     except (NotAsked, NoCards) as error:
         return Finding(name, Outcome.UNKNOWN, str(error))
     except FileNotFoundError as error:

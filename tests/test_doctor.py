@@ -17,8 +17,9 @@ from urllib.error import HTTPError
 import pytest
 
 from miner import doctor
+from miner.chain import ChainAway, ChainUnreadable, Description
 from miner.commands.doctor import main
-from miner.doctor import CHECKS, ChainFacts, Finding, NotAsked, Outcome, World, examine
+from miner.doctor import CHECKS, ChainFacts, Finding, Outcome, World, examine
 from miner.gpu import Card, NoCards
 from miner.metagraph import Neuron, Snapshot
 from miner.settings import Settings, parse
@@ -51,7 +52,8 @@ def with_hotkey(tmp_path: Path, mode: int = 0o600) -> Path:
 
 def facts(*neurons: Neuron, **more: float) -> Callable[[], ChainFacts]:
     snapshot = Snapshot(323, block=1000, taken_at=time.time(), neurons={one.hotkey: one for one in neurons})
-    return lambda: replace(ChainFacts(snapshot), **more)  # type: ignore[arg-type]
+    told = replace(Description("wss://node.example", 323, "0x0"), **more)  # type: ignore[arg-type]
+    return lambda: ChainFacts(snapshot, told)
 
 
 def world(tmp_path: Path, *flags: str, **more: object) -> World:
@@ -117,13 +119,13 @@ def test_the_chain_is_asked_once_for_all_checks(tmp_path: Path) -> None:
 
 def test_a_chain_that_cannot_be_reached_fails_nothing_that_depends_on_it(tmp_path: Path) -> None:
     def gone() -> ChainFacts:
-        raise TimeoutError("no answer from wss://node.example")
+        raise ChainAway("wss://node.example does not answer")
 
     with_hotkey(tmp_path)
-    for name in ("chain", "registration", "who may ask", "emission", "announced address"):
-        finding = look(name, world(tmp_path, chain=gone))
-        assert finding.verdict is Outcome.UNKNOWN
-        assert "node.example" in finding.figure
+    found = {finding.name: finding for finding in examine(world(tmp_path, chain=gone))}
+    assert found["chain"].figure == "wss://node.example does not answer"
+    for name in ("registration", "who may ask", "emission", "announced address"):
+        assert found[name] == Finding(name, Outcome.UNKNOWN, "the chain could not be read: see above")
 
 
 # The machine.
@@ -280,7 +282,7 @@ def test_a_hotkey_that_is_not_registered_gets_the_command_and_the_price(tmp_path
     finding = look("registration", world(tmp_path, chain=facts(VALIDATOR, registration=0.0512)))
     assert finding.verdict is Outcome.FAIL
     assert "0.0512 TAO" in finding.figure
-    assert "btcli subnet register --netuid 323 --network test" in finding.remedy
+    assert "btcli subnet register --netuid 323 --wallet.name default" in finding.remedy
 
 
 def test_a_registered_hotkey_is_shown_with_its_uid(tmp_path: Path) -> None:
@@ -325,6 +327,14 @@ def test_an_sdk_that_does_not_fit_fails(tmp_path: Path, monkeypatch: pytest.Monk
     finding = look("SDK", world(tmp_path))
     assert (finding.verdict, finding.figure) == (Outcome.FAIL, "bittensor 9.12.2")
     assert "bittensor>=10.5,<11" in finding.remedy
+
+
+def test_a_chain_that_the_sdk_cannot_read_is_the_sdks_failure(tmp_path: Path) -> None:
+    def strange() -> ChainFacts:
+        raise ChainUnreadable("wss://node.example answers what bittensor 10.5.0 cannot read")
+
+    finding = look("SDK", world(tmp_path, chain=strange))
+    assert (finding.verdict, "cannot read" in finding.figure) == (Outcome.FAIL, True)
 
 
 # Reachability.
@@ -448,9 +458,7 @@ def test_a_newer_revision_at_the_origin_is_told_of(tmp_path: Path) -> None:
     assert (finding.verdict, finding.remedy) == (Outcome.WARN, "git pull, then restart")
 
 
-def test_what_is_not_asked_says_why(tmp_path: Path) -> None:
-    def mock() -> ChainFacts:
-        raise NotAsked("network mock: no chain is asked")
-
-    finding = look("chain", world(tmp_path, chain=mock))
+def test_the_mock_network_has_no_chain_to_ask(tmp_path: Path) -> None:
+    at = settings(tmp_path)
+    finding = look("chain", world(tmp_path, chain=lambda: doctor.read_chain(at)))
     assert (finding.verdict, finding.figure) == (Outcome.UNKNOWN, "network mock: no chain is asked")

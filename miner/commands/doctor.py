@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from miner.doctor import Finding, Outcome, World, as_json, examine, failures
+from miner.doctor import Finding, Outcome, World, as_json, examine, failures, read_chain
 from miner.settings import Settings, parse
 
 COLOURS = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red", Outcome.UNKNOWN: "dim"}
@@ -25,7 +26,7 @@ class Doctor(Settings):
 
 def main(arguments: Sequence[str]) -> int:
     settings = parse(Doctor, arguments)
-    findings = examine(World(settings, reflector=settings.reflector.rstrip("/")))
+    findings = examine(World(settings, partial(read_chain, settings), reflector=settings.reflector.rstrip("/")))
     if settings.as_json:
         sys.stdout.write(as_json(findings) + "\n")
     else:
