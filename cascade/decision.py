@@ -4,14 +4,14 @@ same object, so that a replay decides as the engine would have."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cascade.fusion import Fusion
 from cascade.profile import Profile, Tier
 from cascade.routing import next_step
 from cascade.verdict import Source, Stop, Verdict
-from models.base import Failure, Opinion
+from models.base import Failure, ModelUnavailable, Opinion
 
 
 class Decision:
@@ -39,9 +39,10 @@ class Decision:
         self._stop = next_step(known, self._band, expected, remaining_ms)
         return None if self._stop else self._waiting.popleft()
 
-    def add(self, tier: Tier, opinions: Iterable[Opinion], failures: Iterable[Failure]) -> None:
+    def add(self, tier: Tier, opinions: Sequence[Opinion], failures: Sequence[Failure]) -> None:
         """What the tier answered. A later opinion of the same model replaces the earlier one."""
-        if tier.name not in self._asked:
+        asked = opinions or any(failure.kind != ModelUnavailable.kind for failure in failures)
+        if asked and tier.name not in self._asked:
             self._asked.append(tier.name)
         self._opinions.update((opinion.model, opinion) for opinion in opinions)
         self._failures.extend(failures)

@@ -10,10 +10,10 @@ from cascade.fusion import Fusion
 from cascade.profile import Member, Profile
 from cascade.trace import Record
 from cascade.verdict import Verdict
-from models.base import Failure, ModelTimeout, Opinion
+from models.base import Failure, ModelTimeout, ModelUnavailable, Opinion
 from models.metrics import mcc
 
-NOT_RECORDED = "not-recorded"  # kind of failure: the trace ended before this member was asked
+NOT_RECORDED = "not in the trace"  # detail of a failure: the recorded cascade never asked this member
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def _answer(
     """What the record holds of one member, if it came in time."""
     opinion, limit = opinions.get(member.model), min(left_ms, member.timeout_ms)
     if opinion is None:
-        return failures.get(member.model) or Failure(member.model, NOT_RECORDED, "not in the trace", 0.0)
+        return failures.get(member.model) or Failure(member.model, ModelUnavailable.kind, NOT_RECORDED, 0.0)
     if opinion.milliseconds > limit:
         return Failure(member.model, ModelTimeout.kind, f"no opinion within {limit:.0f} ms", limit)
     return opinion
@@ -78,5 +78,5 @@ def what_if(records: Sequence[Record], profile: Profile, seconds: float = 8.0) -
         mcc=mcc(labels, [p for _, p in known]) if 0 < sum(labels) < len(labels) else None,
         escalated=sum(len(v.tiers) > 1 for v in verdicts) / n,
         mean_ms=sum(v.milliseconds for v in verdicts) / n,
-        incomplete=sum(any(f.kind == NOT_RECORDED for f in v.failures) for v in verdicts) / n,
+        incomplete=sum(any(f.detail == NOT_RECORDED for f in v.failures) for v in verdicts) / n,
     )

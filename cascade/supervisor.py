@@ -3,7 +3,7 @@
 A model counts as alive only while it answers pictures: engines have been seen to hang while their version page still
 answered. When its breaker opens, nobody asks it; after a cool-down one canary picture is tried; if that fails too and
 there is a factory, the model is replaced, at most `Policy.restarts` times per `Policy.window`. A thread that hangs
-cannot be killed, so it is abandoned, and no more are started while `Policy.restarts` such threads are still stuck.
+cannot be killed, so it is abandoned, and no more are started while more than `Policy.restarts` are still stuck.
 """
 
 from __future__ import annotations
@@ -200,8 +200,9 @@ class Supervisor:
             log.warning("%s: left out: %s", self.key, reason)
 
     def _open(self, reason: str) -> None:
-        if self.breaker.state is not State.OPEN:
+        if self.breaker.closed:
             log.warning("%s: left out: %s", self.key, reason)
+        if self.breaker.state is not State.OPEN:
             self.breaker.trip(reason)
 
     async def _recover(self) -> None:
@@ -251,7 +252,7 @@ class Supervisor:
     @property
     def _may_restart(self) -> bool:
         most = self._policy.restarts
-        return self._factory is not None and len(self._recent_restarts) < most and len(self._still_stuck) < most
+        return self._factory is not None and len(self._recent_restarts) < most and len(self._still_stuck) <= most
 
     @property
     def _recent_restarts(self) -> deque[float]:

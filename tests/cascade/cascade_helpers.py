@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -84,3 +85,10 @@ def study_records(n: int, seed: int, *, missing: float = 0.0) -> list[Record]:
         )
         for i in range(n)
     ]
+
+
+async def until(happened: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for something that happens in the background; a test that waits in vain fails."""
+    async with asyncio.timeout(seconds):
+        while not happened():  # noqa: ASYNC110 (what is waited for knows no event)
+            await asyncio.sleep(0.002)

@@ -1,0 +1,302 @@
+"""One picture in, one verdict out: routing, deadlines, the second question, reload."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+from cascade_helpers import QUICK, picture, profile_of, running, tier, until
+
+from cascade.calibration import sigmoid
+from cascade.deadline import Deadline
+from cascade.engine import Engine
+from cascade.profile import Member, SecondQuestion
+from cascade.verdict import Source, Stop
+from models.base import BadWeights, Frame
+from models.fake import Fake, FakeExaminer, crash, hang, slow
+
+TWO = profile_of(tier("cheap", "a", expected_ms=1, required=True), tier("dear", "b", expected_ms=10))
+
+
+def soon(seconds: float = 5.0) -> Deadline:
+    return Deadline.after(seconds)
+
+
+async def test_sure_after_the_first_tier_stops_there() -> None:
+    b = Fake("b", 1.0)
+    async with running(TWO, [Fake("a", 3.0), b]) as engine:
+        verdict = await engine.decide(picture(), soon())
+    assert verdict.probability == pytest.approx(sigmoid(3.0))
+    assert (verdict.tiers, verdict.stop, verdict.source) == (("cheap",), Stop.DECIDED, Source.CASCADE)
+    assert (verdict.degraded, b.batches) == (False, [])
+
+
+async def test_unsure_asks_the_next_tier_and_pools() -> None:
+    async with running(TWO, [Fake("a", 0.5), Fake("b", 0.4)]) as engine:
+        verdict = await engine.decide(picture(), soon())
+    assert verdict.probability == pytest.approx(sigmoid(0.9))
+    assert (verdict.tiers, verdict.stop, verdict.source) == (("cheap", "dear"), Stop.LAST_TIER, Source.CASCADE)
+    assert [opinion.model for opinion in verdict.opinions] == ["a", "b"]
+
+
+async def test_members_of_a_tier_work_side_by_side() -> None:
+    profile = profile_of(tier("all", *"abcd"))
+    async with running(profile, [Fake(key, 0.1, fault=slow(0.1)) for key in "abcd"]) as engine:
+        verdict = await engine.decide(picture(), soon())
+    assert len(verdict.opinions) == 4
+    assert verdict.milliseconds < 250.0
+
+
+async def test_a_next_tier_that_does_not_fit_is_not_asked() -> None:
+    profile = profile_of(tier("cheap", "a"), tier("dear", "b", expected_ms=6000))
+    b = Fake("b", 4.0)
+    async with running(profile, [Fake("a", 0.5), b]) as engine:
+        verdict = await engine.decide(picture(), soon())
+    assert (verdict.stop, verdict.source, b.batches) == (Stop.NO_TIME, Source.PARTIAL, [])
+
+
+async def test_nor_is_one_whose_members_have_a_backlog() -> None:
+    gate = threading.Event()
+    b = Fake("b", 4.0, fault=slow(0.1))
+    async with running(TWO, [Fake("a", 0.5), b]) as engine:
+        await engine.decide(picture(), soon())  # the engine learns what b takes
+        b._fault = hang(gate)
+        first = asyncio.create_task(engine.decide(picture(), soon()))
+        await until(lambda: len(b.batches) == 2)
+        verdict = await engine.decide(picture(), soon(0.09))
+        assert verdict.stop is Stop.NO_TIME
+        gate.set()
+        assert len((await first).opinions) == 2
+
+
+async def test_late_opinions_are_dropped_never_awaited() -> None:
+    async with running(TWO, [Fake("a", 0.5), Fake("b", 4.0, fault=slow(0.5))]) as engine:
+        begun = time.monotonic()
+        verdict = await engine.decide(picture(), soon(0.1))
+        assert time.monotonic() - begun < 0.15
+    assert verdict.probability == pytest.approx(sigmoid(0.5))
+    assert (verdict.source, verdict.degraded) == (Source.PARTIAL, True)
+    assert [(failure.model, failure.kind) for failure in verdict.failures] == [("b", "timeout")]
+
+
+async def test_time_that_ran_out_stops_before_the_next_tier() -> None:
+    profile = profile_of(tier("one", "a"), tier("two", "b"), tier("three", "c"))
+    models = [Fake("a", 0.5), Fake("b", fault=slow(0.3)), Fake("c", 4.0)]
+    async with running(profile, models) as engine:
+        verdict = await engine.decide(picture(), soon(0.05))
+    assert (verdict.stop, verdict.tiers) == (Stop.DEADLINE, ("one", "two"))
+
+
+async def test_a_deadline_that_is_over_gives_the_prior() -> None:
+    async with running(TWO, [Fake("a", 3.0), Fake("b")]) as engine:
+        verdict = await engine.decide(picture(), soon(0.0))
+    assert (verdict.probability, verdict.interval) == (0.5, (0.0, 1.0))
+    assert (verdict.source, verdict.stop, verdict.tiers) == (Source.PRIOR, Stop.DEADLINE, ())
+
+
+async def test_small_pictures_skip_members_they_do_not_concern() -> None:
+    profile = profile_of(tier("cheap", "a"), tier("signs", Member(model="b", min_side=320)))
+    async with running(profile, [Fake("a", 0.5), Fake("b", 4.0)]) as engine:
+        small = await engine.decide(picture(224, 224), soon())
+        large = await engine.decide(picture(640, 400), soon())
+    assert (small.tiers, small.stop, small.source, small.degraded) == (
+        ("cheap",),
+        Stop.LAST_TIER,
+        Source.CASCADE,
+        False,
+    )
+    assert large.tiers == ("cheap", "signs")
+
+
+async def test_under_load_the_first_tier_answers_alone() -> None:
+    b = Fake("b", 4.0)
+    async with running(TWO, [Fake("a", 0.5), b]) as engine:
+        verdict = await engine.decide_cheap(picture(), soon())
+    assert (verdict.tiers, b.batches) == (("cheap",), [])
+
+
+DOUBT = SecondQuestion(model="vlm", when_logit_gap=3.0, timeout_ms=500.0)
+BOXES = [{"box": [10, 10, 60, 80], "label": "traffic cone", "score": 0.9}]
+LOOPED = profile_of(tier("all", "detector", "vlm"), second_question=DOUBT)
+
+
+async def test_strong_contradiction_asks_a_second_question_about_the_boxes() -> None:
+    vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=2.5)
+    async with running(LOOPED, [Fake("detector", 1.5, boxes=BOXES), vlm]) as engine:
+        verdict = await engine.decide(picture(), soon())
+    assert vlm.boxes_shown == [BOXES]
+    assert {opinion.model: opinion.logit for opinion in verdict.opinions} == {"detector": 1.5, "vlm": 2.5}
+    assert verdict.probability == pytest.approx(sigmoid(4.0))
+    assert verdict.tiers == ("all",)
+
+
+@pytest.mark.parametrize(
+    ("detector", "vlm_logit"),
+    [
+        (Fake("detector", 0.5, boxes=BOXES), -2.0),  # not far enough apart
+        (Fake("detector", 1.5), -2.0),  # nothing to point at
+        (Fake("detector", -2.0, boxes=BOXES), 2.0),  # the other way round
+    ],
+)
+async def test_no_second_question_without_contradiction_and_boxes(detector: Fake, vlm_logit: float) -> None:
+    vlm = FakeExaminer("vlm", logit=vlm_logit, crop_logit=2.5)
+    async with running(LOOPED, [detector, vlm]) as engine:
+        await engine.decide(picture(), soon())
+    assert vlm.boxes_shown == []
+
+
+async def test_the_second_question_is_asked_once_and_only_if_it_fits() -> None:
+    profile = profile_of(tier("one", "detector", "vlm"), tier("two", "c"), band=(0.01, 0.99), second_question=DOUBT)
+    vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=-2.0)
+    models = [Fake("detector", 1.5, boxes=BOXES), vlm, Fake("c", 0.0)]
+    async with running(profile, models) as engine:
+        await engine.decide(picture(), soon())
+        assert len(vlm.boxes_shown) == 1
+        await engine.decide(picture(), soon(0.4))  # a second question takes 500 ms here
+        assert len(vlm.boxes_shown) == 1
+
+
+async def test_a_second_question_that_fails_leaves_the_first_answer() -> None:
+    vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=2.5, crop_fault=crash())
+    async with running(LOOPED, [Fake("detector", 1.5, boxes=BOXES), vlm]) as engine:
+        verdict = await engine.decide(picture(), soon())
+    assert verdict.probability == pytest.approx(sigmoid(-0.5))
+    assert verdict.degraded
+    assert verdict.failures[0].detail == "second question: told to crash"
+
+
+async def test_a_model_that_cannot_be_asked_again_is_not() -> None:
+    async with running(LOOPED, [Fake("detector", 1.5, boxes=BOXES), Fake("vlm", -2.0)]) as engine:
+        verdict = await engine.decide(picture(), soon())
+    assert not verdict.degraded
+
+
+async def test_the_model_of_the_second_question_may_come_in_a_later_tier() -> None:
+    profile = profile_of(tier("one", "detector"), tier("two", "vlm"), second_question=DOUBT, band=(0.01, 0.99))
+    vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=2.5)
+    async with running(profile, [Fake("detector", 1.5, boxes=BOXES), vlm]) as engine:
+        await engine.decide(picture(), soon())
+    assert len(vlm.boxes_shown) == 1
+
+
+def test_a_missing_model_is_named() -> None:
+    with pytest.raises(ValueError, match=r"profile test: no model 'b' was given; got \['a'\]"):
+        Engine(TWO, {"a": Fake("a")})
+
+
+async def test_a_required_tier_that_cannot_be_loaded_refuses_to_start() -> None:
+    def missing(frames: object) -> None:
+        raise BadWeights("a.onnx is truncated; fetch it again")
+
+    b = Fake("b")
+    engine = Engine(TWO, {"a": Fake("a", load_fault=missing), "b": b}, policy=QUICK)
+    with pytest.raises(BadWeights, match="fetch it again"):
+        await engine.start()
+    assert b.closed
+
+
+async def test_another_tier_that_cannot_be_loaded_is_left_out_and_named() -> None:
+    def missing(frames: object) -> None:
+        raise BadWeights("b.onnx is missing")
+
+    async with running(TWO, [Fake("a", 0.5), Fake("b", load_fault=missing)]) as engine:
+        verdict = await engine.decide(picture(), soon())
+        readiness = engine.readiness()
+    assert verdict.failures[0].kind == "unavailable"
+    assert (verdict.source, verdict.tiers) == (Source.PARTIAL, ("cheap",))
+    assert [(r.name, r.required, r.ready) for r in readiness] == [("cheap", True, True), ("dear", False, False)]
+    assert readiness[1].reason == "b: not loaded: b.onnx is missing"
+
+
+async def test_the_canary_goes_through_every_model() -> None:
+    a, b = Fake("a"), Fake("b", fault=crash())
+    async with running(TWO, [a, b]) as engine:
+        readiness = await engine.canary()
+        assert a.batches == [1]
+        assert [(r.name, r.ready) for r in readiness] == [("cheap", True), ("dear", False)]
+        assert "told to crash" in readiness[1].reason
+        assert engine.state()["b"].breaker == "open"
+        assert engine.state()["a"].breaker == "closed"
+
+
+async def test_not_ready_before_the_models_are_loaded() -> None:
+    engine = Engine(TWO, {"a": Fake("a"), "b": Fake("b")})
+    assert [(r.ready, r.reason) for r in engine.readiness()] == [(False, "a: loading"), (False, "b: loading")]
+    assert (await engine.decide(picture(), soon())).source is Source.PRIOR
+    await engine.close()
+    await engine.close()
+
+
+async def test_reload_loses_no_request_and_closes_what_is_no_longer_needed() -> None:
+    a, b, c = Fake("a", 0.5), Fake("b", 0.4, fault=slow(0.1)), Fake("c", 0.3)
+    async with running(TWO, [a, b]) as engine:
+        begun = [asyncio.create_task(engine.decide(picture(), soon())) for _ in range(5)]
+        await until(lambda: b.batches)
+        await engine.replace(profile_of(tier("cheap", "a"), tier("other", "c")), {"c": c})
+        assert b.closed
+        assert not a.closed
+        after = await engine.decide(picture(), soon())
+        before = await asyncio.gather(*begun)
+    assert all(verdict.tiers == ("cheap", "dear") and not verdict.degraded for verdict in before)
+    assert after.tiers == ("cheap", "other")
+    assert engine.profile.tiers[1].name == "other"
+
+
+async def test_a_profile_that_cannot_be_served_is_refused_and_the_old_one_stays() -> None:
+    def missing(frames: object) -> None:
+        raise BadWeights("c is not there")
+
+    async with running(TWO, [Fake("a", 0.5), Fake("b", 0.4)]) as engine:
+        with pytest.raises(ValueError, match="no model 'c' was given"):
+            await engine.replace(profile_of(tier("cheap", "c")))
+        with pytest.raises(BadWeights, match="c is not there"):
+            await engine.replace(
+                profile_of(tier("cheap", "a"), tier("needed", "c", required=True)),
+                {"c": Fake("c", load_fault=missing)},
+            )
+        assert engine.profile == TWO
+        assert (await engine.decide(picture(), soon())).tiers == ("cheap", "dear")
+
+
+async def test_reload_may_take_new_models_from_the_factory_and_new_settings() -> None:
+    made: list[str] = []
+
+    def factory(key: str) -> Fake:
+        made.append(key)
+        return Fake(key, 0.2)
+
+    async with running(TWO, [Fake("a", 0.5), Fake("b", 0.4)], factory=factory) as engine:
+        await asyncio.gather(
+            engine.replace(profile_of(tier("cheap", Member(model="a", timeout_ms=77.0)), tier("new", "c"))),
+            engine.replace(profile_of(tier("cheap", "a"), tier("new", "d"))),
+        )
+        assert made == ["c", "d"]
+        assert set(engine.state()) == {"a", "d"}
+        assert len((await engine.decide(picture(), soon())).opinions) == 2
+
+
+async def test_a_cancelled_request_leaves_nothing_behind() -> None:
+    released = threading.Event()
+    b = Fake("b", fault=hang(released))
+    async with running(TWO, [Fake("a", 0.5), b]) as engine:
+        deciding = asyncio.create_task(engine.decide(picture(), soon()))
+        await until(lambda: b.batches)
+        deciding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await deciding
+        released.set()
+        assert engine._plan.requests == 0
+
+
+async def test_models_never_work_on_the_event_loop() -> None:
+    seen: list[str] = []
+
+    def note(frame: Frame) -> float:
+        seen.append(threading.current_thread().name)
+        return 3.0
+
+    async with running(TWO, [Fake("a", note), Fake("b")]) as engine:
+        await engine.decide(picture(), soon())
+    assert seen == ["model a"]
