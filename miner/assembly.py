@@ -24,9 +24,8 @@ def profile_of(settings: Settings) -> Profile:
         raise UsageError(str(error)) from None
 
 
-def make_engine(settings: Settings) -> Engine:
+def make_engine(settings: Settings, profile: Profile) -> Engine:
     """An engine, not started. Raises UsageError when the catalog lacks a model of the profile."""
-    profile = profile_of(settings)
     try:
         models = build(member.model for member in profile.members)
     except ModelError as error:
@@ -50,13 +49,16 @@ def fresh_model(key: str) -> Model:
 
 
 @asynccontextmanager
-async def running_engine(settings: Settings) -> AsyncIterator[Engine]:
-    """An engine whose models are loaded and warm. Raises UsageError when a required tier cannot be had."""
-    engine = make_engine(settings)
+async def running_engine(settings: Settings, profile: Profile | None = None) -> AsyncIterator[Engine]:
+    """An engine whose models are loaded and warm, for `profile` or the one the settings name.
+
+    Raises UsageError when a required tier cannot be had.
+    """
+    engine = make_engine(settings, profile or profile_of(settings))
     try:
         await engine.start()
     except ModelError as error:
-        raise UsageError(f"{error}") from None
+        raise UsageError(str(error)) from None
     try:
         yield engine
     finally:

@@ -17,6 +17,8 @@ COMMANDS = {
     "serve": "Serve a subnet (finney, test), a local node, or any signed caller (mock), until stopped.",
     "predict": "Probability of road work in pictures, one JSON line each.",
     "evaluate": "Score a folder of labelled pictures: MCC, accuracy, AUC, ECE, Brier with 95 % intervals.",
+    "calibrate": "Fit a profile's weights, calibration and exit band on labelled pictures; --check its tiers.",
+    "replay": "Decide recorded opinions again under other profiles, without any model.",
     "doctor": "Check this machine, the settings, the wallet and the chain; say what to mend.",
     "models": "What the plan names, what is true of it, and every model a profile may name.",
     "plan": "Where the models of a profile go on the cards, or why they do not fit.",

@@ -1,0 +1,115 @@
+"""`calibrate`: weights, calibration and exit band of a profile, learned from labelled pictures or traces."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from cascade.fit import FitError, Fitted, TierCheck, check, fit_profile
+from cascade.profile import SHIPPED, Profile, fit_path
+from cascade.trace import Record, write
+from miner.assembly import profile_of, running_engine
+from miner.recording import read_traces, record
+from miner.settings import Settings, UsageError, parse
+from models.data.labelled import read_folder
+
+MEASURES = {"mcc": "MCC", "accuracy": "accuracy", "auc": "AUC", "ece": "ECE", "brier": "Brier"}
+
+
+class Calibrate(Settings):
+    """Fit a profile's weights, calibration and exit band on labelled pictures; report before and after, out of fold."""
+
+    images: Path | None = Field(None, description="Labelled pictures: <source>/<roadwork|clear>/*.jpg below it.")
+    traces: Path | None = Field(None, description="Or labelled trace lines, recorded before.")
+    record: Path | None = Field(None, description="Keep the opinions taken from --images in this trace file.")
+    out: Path | None = Field(None, description="Where the fit goes. Default: beside the profile, where it is used.")
+    check: bool = Field(False, description="Say whether each tier earns its cost; fit nothing.")
+    max_lost_mcc: float = Field(0.01, ge=0, le=1, description="MCC that the exit band may give up to save time.")
+    budget_ms: float | None = Field(
+        None, gt=0, description="Mean time a picture may take; then the best MCC within it."
+    )
+    as_json: bool = Field(False, alias="json", description="Print JSON.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    settings = parse(Calibrate, arguments)
+    if (settings.images is None) == (settings.traces is None):
+        raise UsageError("expected either --images DIR or --traces FILE")
+    profile = profile_of(settings)
+    records = read_traces(settings.traces) if settings.traces else asyncio.run(_recorded(settings, profile))
+    try:
+        if settings.check:
+            return _say_checks(check(records, profile, max_lost_mcc=settings.max_lost_mcc), settings.as_json)
+        limits = {"max_lost_mcc": settings.max_lost_mcc, "budget_ms": settings.budget_ms}
+        fitted = fit_profile(records, profile, **limits)  # type: ignore[arg-type]
+    except FitError as error:
+        raise UsageError(str(error)) from None
+    out = settings.out or fit_path(_path(settings.profile))
+    fitted.save(out)
+    return _say_fit(fitted, out, settings.as_json)
+
+
+async def _recorded(settings: Calibrate, profile: Profile) -> list[Record]:
+    assert settings.images is not None
+    try:
+        pictures = read_folder(settings.images)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    async with running_engine(settings, profile.asking_all()) as engine:
+        shown = track(pictures, "Asking every tier", console=Console(stderr=True))
+        records = [await record(engine, picture, settings.max_pixels) for picture in shown]
+    if settings.record:
+        settings.record.write_text("".join(write(one) + "\n" for one in records), encoding="utf-8")
+    return records
+
+
+def _path(profile: str) -> Path:
+    path = Path(profile)
+    return path if path.suffix == ".toml" else SHIPPED / f"{profile}.toml"
+
+
+def _say_fit(fitted: Fitted, out: Path, as_json: bool) -> int:
+    parts = {"before": fitted.before, "after": fitted.after, "asking every tier": fitted.asking_all}
+    if as_json:
+        sys.stdout.write(json.dumps({"fit": str(out), "band": fitted.fit.band, **parts}) + "\n")
+        return 0
+    table = Table("", *parts, title=f"{fitted.profile.name}: {len(fitted.labels)} pictures, out of fold")
+    for key, name in MEASURES.items():
+        table.add_row(name, *(_interval(part[key]) for part in parts.values()))
+    table.add_row("asked a second tier", *(f"{part['escalated']:.1%}" for part in parts.values()))
+    table.add_row("mean ms", *(f"{part['mean_ms']:.1f}" for part in parts.values()))
+    console = Console()
+    console.print(table)
+    console.print(f"exit band {fitted.fit.band}, written to {out}", highlight=False)
+    return 0
+
+
+def _interval(measure: dict[str, float | None]) -> str:
+    if measure["value"] is None:
+        return "-"
+    if measure["low"] is None:
+        return f"{measure['value']:.3f}"
+    return f"{measure['value']:.3f} ({measure['low']:.3f} to {measure['high']:.3f})"
+
+
+def _say_checks(checks: Sequence[TierCheck], as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(one) for one in checks]) + "\n")
+        return 0
+    table = Table("tier", "MCC with", "without", "gain (95 %)", "added ms", "verdict")
+    for one in checks:
+        gain = f"{one.gain:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+        verdict = "earns its cost" if one.earns else "drop it"
+        with_, without = f"{one.mcc_with:.3f}", f"{one.mcc_without:.3f}"
+        table.add_row(one.tier, with_, without, gain, f"{one.added_ms:+.1f}", verdict)
+    Console().print(table)
+    return 0
