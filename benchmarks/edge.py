@@ -1,0 +1,291 @@
+"""The stock axon of the installed SDK and this project's, in one run: same forward, same requests, over loopback.
+
+    python -m benchmarks.edge [--requests 4000] [--clients 3] [--image-bytes 15000] [--json]
+
+Each server is a process of its own; each client is a process that signs its requests first and then sends them one
+after another over one connection, as fast as answers come, without a dendrite. CPU is the server process's own (user
+and system, from /proc), so it does not matter how much of the machine the clients, or others, take; "per core" is
+what one core would do if it did nothing else: requests / CPU seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import multiprocessing
+import os
+import random
+import socket
+import statistics
+import sys
+import time
+import typing
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+
+from bittensor_wallet import Keypair
+
+from tests.edge.signing import Dendrite
+
+MINER, VALIDATOR, STRANGER = (Keypair.create_from_uri(f"//edge/{name}") for name in ("miner", "validator", "stranger"))
+TICKS = os.sysconf("SC_CLK_TCK")
+KINDS = ("valid", "forged signature", "unregistered", "unsigned")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. rps: by the clock. per_core: by the server's CPU. Times in milliseconds."""
+
+    server: str
+    kind: str
+    requests: int
+    statuses: dict[int, int]
+    rps: float
+    per_core: float
+    cpu_ms: float
+    p50_ms: float
+    p99_ms: float
+
+
+# The servers.
+
+
+def serve_stock(port: int, ready: Connection) -> None:
+    """A stock axon with the same rules: the caller must be known, and the forward answers at once."""
+    import bittensor
+
+    from miner.protocol import ImageSynapse
+
+    class Wallet:
+        hotkey = MINER
+        coldkeypub = MINER
+
+    async def forward(synapse: ImageSynapse) -> ImageSynapse:
+        synapse.prediction = 0.75
+        return synapse
+
+    def blacklist(synapse: ImageSynapse) -> typing.Tuple[bool, str]:  # noqa: UP006  (what the SDK compares with)
+        return synapse.dendrite.hotkey != VALIDATOR.ss58_address, "Unrecognized hotkey"
+
+    forward.__annotations__ = {"synapse": ImageSynapse, "return": ImageSynapse}
+    blacklist.__annotations__ = {"synapse": ImageSynapse, "return": typing.Tuple[bool, str]}  # noqa: UP006
+    bittensor.logging.off()
+    axon = bittensor.Axon(wallet=Wallet(), port=port, ip="127.0.0.1", external_ip="127.0.0.1", external_port=port)
+    axon.attach(forward_fn=forward, blacklist_fn=blacklist).start()
+    while not axon.fast_server.started:
+        time.sleep(0.01)
+    ready.send(os.getpid())
+    ready.recv()
+
+
+def serve_ours(port: int, ready: Connection) -> None:
+    """This project's axon, as the miner wires it, with a replay store on disk."""
+    import tempfile
+    from pathlib import Path
+
+    import uvloop
+
+    from miner.axon import Axon, Server, verify_signature
+    from miner.gate import Gate, Rate, Rules
+    from miner.metagraph import Neuron, Snapshot
+    from miner.replay import Replay
+
+    async def answer(image: str, timeout: float, caller: str, label: int) -> float:
+        return 0.75
+
+    async def main() -> None:
+        hotkey = VALIDATOR.ss58_address
+        snapshot = Snapshot(72, 1, 1.0, {hotkey: Neuron(1, hotkey, 1000.0, True)})
+        rules = Rules(validator_rate=Rate(per_second=1e6, burst=1e6))  # the budget is not what is measured
+        with tempfile.TemporaryDirectory() as state:
+            replay = Replay(Path(state) / "replay")
+            gate = Gate(MINER.ss58_address, lambda: snapshot, verify_signature, replay, rules)
+            server = Server(Axon(gate, answer, answer), "127.0.0.1", port)
+            await server.start()
+            ready.send(os.getpid())
+            await asyncio.to_thread(ready.recv)
+            await server.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+# The clients.
+
+
+def requests_of(kind: str, count: int, image: str, seed: int) -> list[bytes]:
+    """Ready-made requests of one client: its own uuid, growing nonces, each signed."""
+    uuid = f"00000000-0000-0000-0000-{seed:012d}"
+    dendrite = Dendrite(STRANGER if kind == "unregistered" else VALIDATOR, MINER.ss58_address, uuid=uuid)
+    began = time.time_ns()
+    found = []
+    for number in range(count):
+        request = dendrite.request(image, nonce=began + number * 1000)
+        signature = request.headers["bt_header_dendrite_signature"]
+        if kind == "forged signature":
+            middle = random.Random(number).randrange(16**8)
+            request.headers["bt_header_dendrite_signature"] = f"{signature[:40]}{middle:08x}{signature[48:]}"
+        if kind == "unsigned":
+            del request.headers["bt_header_dendrite_signature"]
+        found.append(request.bytes())
+    return found
+
+
+def ask(port: int, kind: str, count: int, image: str, seed: int, start: typing.Any, out: Connection) -> None:
+    """One client process: sends its requests, reports (status, seconds) of each."""
+    payloads = requests_of(kind, count, image, seed)
+    results: list[tuple[int, float]] = []
+    start.wait()
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for payload in payloads:
+        began = time.perf_counter()
+        connection.sendall(payload)
+        data = connection.recv(1 << 18)
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            data += connection.recv(1 << 18)
+        head = data[:end].lower()
+        at = head.index(b"content-length: ") + 16
+        length = int(head[at:].split(b"\r\n", 1)[0])
+        missing = end + 4 + length - len(data)
+        while missing > 0:
+            missing -= len(connection.recv(1 << 18))
+        results.append((int(data[9:12]), time.perf_counter() - began))
+        if b"connection: close" in head:
+            connection.close()
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    out.send(results)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def measure(server: str, port: int, pid: int, kind: str, count: int, clients: int, image: str) -> Row:
+    """Send `count` requests from `clients` processes to a running server."""
+    start = multiprocessing.Event()
+    pipes, processes = [], []
+    for number in range(clients):
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        seed = KINDS.index(kind) * 1000 + number
+        processes.append(
+            multiprocessing.Process(target=ask, args=(port, kind, count // clients, image, seed, start, theirs))
+        )
+        pipes.append(ours)
+        processes[-1].start()
+    time.sleep(0.5 + 0.0002 * count)  # signing; whoever is not done begins late, which costs wall-clock figures only
+    cpu, began = cpu_seconds(pid), time.perf_counter()
+    start.set()
+    results = [result for pipe in pipes for result in pipe.recv()]
+    wall, cpu = time.perf_counter() - began, cpu_seconds(pid) - cpu
+    for process in processes:
+        process.join()
+    times = sorted(seconds * 1e3 for _, seconds in results)
+    statuses = {status: sum(1 for found, _ in results if found == status) for status in {one for one, _ in results}}
+    return Row(
+        server,
+        kind,
+        len(results),
+        statuses,
+        rps=len(results) / wall,
+        per_core=len(results) / cpu,
+        cpu_ms=1e3 * cpu / len(results),
+        p50_ms=statistics.median(times),
+        p99_ms=times[int(0.99 * (len(times) - 1))],
+    )
+
+
+def signature_costs() -> tuple[float, float]:
+    """Microseconds of CPU that this machine needs to accept, and to reject, one sr25519 signature."""
+    from miner.axon import verify_signature
+
+    message = b"1795435661704211827." * 10
+    good = VALIDATOR.sign(message)
+    bad = bytes([good[0] ^ 1]) + good[1:]
+    costs = []
+    for signature in (good, bad):
+        began = time.process_time()
+        for _ in range(2000):
+            verify_signature(VALIDATOR.ss58_address, message, signature, "sr25519")
+        costs.append((time.process_time() - began) / 2000 * 1e6)
+    return costs[0], costs[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run(requests: int, clients: int, image_bytes: int) -> list[Row]:
+    """Every kind of request against both servers, one after the other."""
+    image = base64.b64encode(random.Random(0).randbytes(image_bytes)).decode()
+    rows = []
+    for name, serve, count in (("stock 10.5", serve_stock, requests // 8), ("ours", serve_ours, requests)):
+        ours, theirs = multiprocessing.Pipe()
+        port = free_port()
+        process = multiprocessing.Process(target=serve, args=(port, theirs))
+        process.start()
+        pid = ours.recv()
+        measure(name, port, pid, "valid", clients * 20, clients, image)  # warm
+        rows += [measure(name, port, pid, kind, count, clients, image) for kind in KINDS]
+        ours.send("stop")
+        process.terminate()
+        process.join()
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--requests", type=int, default=4000, help="requests of each kind to our axon; an eighth to the stock one"
+    )
+    parser.add_argument("--clients", type=int, default=3, help="client processes")
+    parser.add_argument(
+        "--image-bytes", type=int, default=15_000, help="bytes before base64: 15,000 makes a body of 20 kB"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args()
+    multiprocessing.set_start_method("spawn")
+
+    rows = run(options.requests, options.clients, options.image_bytes)
+    accept, reject = signature_costs()
+    if options.json:
+        print(json.dumps({"rows": [asdict(row) for row in rows], "accept_us": accept, "reject_us": reject}, indent=1))
+        return 0
+    print(
+        f"{'server':11} {'request':17} {'n':>6} {'requests/s':>10} {'per core':>9} {'CPU ms':>8} {'p50 ms':>8} {'p99 ms':>8}  statuses"
+    )
+    for row in rows:
+        print(
+            f"{row.server:11} {row.kind:17} {row.requests:6} {row.rps:10.0f} {row.per_core:9.0f} {row.cpu_ms:8.3f} "
+            f"{row.p50_ms:8.2f} {row.p99_ms:8.2f}  {row.statuses}"
+        )
+    stock, ours = rows[0], rows[len(KINDS)]
+    forged = rows[len(KINDS) + 1]
+    print(f"\none sr25519 signature: {accept:.0f} us of CPU to accept, {reject:.0f} us to reject")
+    for figure, asked, reached, passed in (
+        (
+            "requests/s per core, ours / stock",
+            ">= 6",
+            f"{ours.per_core / stock.per_core:.1f}",
+            ours.per_core >= 6 * stock.per_core,
+        ),
+        (
+            "CPU per request, ours / stock",
+            "<= 0.25",
+            f"{ours.cpu_ms / stock.cpu_ms:.3f}",
+            ours.cpu_ms <= stock.cpu_ms / 4,
+        ),
+        ("forged refused/s per core", ">= 5000", f"{forged.per_core:.0f}", forged.per_core >= 5000),
+    ):
+        print(f"{'pass' if passed else 'FAIL'}  {figure}: asked {asked}, reached {reached}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

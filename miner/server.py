@@ -1,0 +1,268 @@
+"""uvicorn's HTTP/1.1 protocol with the limits that it lacks, and a server that starts and drains inside a running loop.
+
+Knows nothing of what is served. Times in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import socket
+from dataclasses import dataclass
+from email.utils import formatdate
+from itertools import chain
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+log = logging.getLogger(__name__)
+http_log = logging.getLogger(f"{__name__}.http")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What strangers may cost. Sizes in bytes, times in seconds, rates in bytes per second.
+
+    head, body: greatest sizes. drop: largest refused body that is read to its end, to keep the connection; of a larger
+    one `linger` seconds are read and dropped, so that the refusal reaches its sender, and the connection is closed.
+    head_seconds: from connecting, or from a request's first byte, to the end of its head.
+    body_seconds: for the whole body, which has `body_grace` seconds before it must keep up with `body_rate`.
+    idle_seconds: between two requests of a connection; longer than a dendrite's own 15 s, so that it closes first and
+    never sends into a closing connection. request_seconds: from the end of the head to the end of the answer.
+    connections: open at once; the oldest idle one makes room for a new one. in_flight, waiting: requests at work, and
+    waiting for work. reserve: seconds of the caller's time that waiting may not use. patience: longest wait for a nonce
+    that is ahead of our clock to become acceptable.
+    """
+
+    head: int = 16 * 2**10
+    body: int = 16 * 2**20
+    drop: int = 64 * 2**10
+    head_seconds: float = 8.0
+    body_seconds: float = 8.0
+    body_grace: float = 2.0
+    body_rate: float = 16 * 2**10
+    idle_seconds: float = 30.0
+    request_seconds: float = 30.0
+    linger: float = 0.5
+    connections: int = 512
+    in_flight: int = 32
+    waiting: int = 256
+    reserve: float = 3.0
+    patience: float = 2.0
+
+
+class _HeadTooLarge(Exception):
+    """Raised inside the parser's callback; the parser turns it into a failed request."""
+
+
+class _OneWrite:
+    """A transport that sends a response's head together with the first of its body: half the packets and calls."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if data.endswith(b"\r\n\r\n") and not self._held and not data.startswith(b"HTTP/1.1 100"):
+            self._held = data
+        else:
+            self._transport.write(self._held + data)
+            self._held = b""
+
+    def flush(self) -> None:
+        """Send a head that has no body (the answer to a HEAD request)."""
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's protocol with a time by which the next thing is due: a head, an answer, another request.
+
+    uvicorn stops its only clock (keep-alive) at the first byte, so a client that sends one byte a minute stays for
+    ever; and it has no limit of its own to a head's size.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, state: ServerState, limits: Limits, peers: dict[_Connection, None]
+    ) -> None:
+        super().__init__(config=config, server_state=state, app_state={})
+        self.logger = http_log
+        self.access_log = False
+        self.limits = limits
+        self.due = self.loop.time() + limits.head_seconds  # the server cuts whoever is overdue
+        self._peers = peers
+        self._head = 0  # bytes since the head began
+        self._in_head = True
+        self._too_large = False
+
+    @property
+    def idle(self) -> bool:
+        """No request has been taken, or the last was answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(_OneWrite(transport))  # type: ignore[arg-type]
+        self._make_room()
+        self._peers[self] = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._peers.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.idle and not self._in_head:
+            self._in_head = True
+            self.due = self.loop.time() + self.limits.head_seconds
+        self._head += len(data)
+        super().data_received(data)
+        if self._in_head and self._head > self.limits.head and not self.transport.is_closing():
+            self._too_large = True
+            self.send_400_response("")
+
+    def on_headers_complete(self) -> None:
+        if self._head > self.limits.head:  # with what came of the body
+            self._too_large = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > self.limits.head
+            if self._too_large:
+                raise _HeadTooLarge
+        self._in_head = False
+        self.due = self.loop.time() + self.limits.request_seconds
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        self.transport.flush()  # type: ignore[attr-defined]
+        another = bool(self.pipeline)
+        self._head = 0
+        super().on_response_complete()
+        self.due = self.loop.time() + (self.limits.request_seconds if another else self.limits.idle_seconds)
+
+    def send_400_response(self, msg: str) -> None:
+        status, text = b"400 Bad Request", "not an HTTP/1.1 request"
+        if self._too_large:
+            status, text = (
+                b"431 Request Header Fields Too Large",
+                f"expected a head of at most {self.limits.head} bytes",
+            )
+        body = json.dumps({"message": text}).encode()
+        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(head % (status, len(body)) + body)
+        self.transport.close()
+
+    def _make_room(self) -> None:
+        """At the cap, the oldest connection that never asked goes, else the oldest idle one, else this one."""
+        if len(self._peers) < self.limits.connections:
+            return
+        silent = (peer for peer in self._peers if peer.cycle is None)
+        idle = (peer for peer in self._peers if peer.idle)
+        gone = next(silent, None) or next(idle, self)
+        gone.transport.abort()
+        self._peers.pop(gone, None)
+
+
+class Server:
+    """Serves an ASGI application inside the caller's running event loop.
+
+    host: an address; None for every address, IPv4 and IPv6. port: 0 lets the system choose one (see `port`).
+    """
+
+    def __init__(self, app: Any, host: str | None, port: int, limits: Limits | None = None) -> None:
+        self.port = port
+        self._host = host
+        self._limits = limits or Limits()
+        self._config = uvicorn.Config(
+            app,
+            http=_Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            proxy_headers=False,
+            timeout_keep_alive=math.ceil(self._limits.idle_seconds) + 2,  # ours comes first
+        )
+        self._state = ServerState()
+        self._open: dict[_Connection, None] = {}  # in order of arrival
+        self._listeners: list[asyncio.Server] = []
+        self._clock: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the address cannot be had (port taken, not ours)."""
+        http_log.setLevel(logging.ERROR)  # a stranger's broken request is no news
+        self._config.load()
+        loop = asyncio.get_running_loop()
+        for listener in _listen(self._host, self.port):
+            self.port = listener.getsockname()[1]
+            self._listeners.append(await loop.create_server(self._connect, sock=listener, backlog=2048))
+        self._tick()
+
+    async def drain(self, seconds: float) -> bool:
+        """Take no new request, finish those at work within `seconds`, then stop. True when all were finished."""
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self._open):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(list(self._state.tasks), timeout=seconds)
+        finished = not self._state.tasks
+        await self.stop()
+        return finished
+
+    async def stop(self) -> None:
+        """Close everything now. Safe to call twice."""
+        if self._clock is not None:
+            self._clock.cancel()
+        for listener in self._listeners:
+            listener.close()
+        for task in list(self._state.tasks):
+            task.cancel()
+        for connection in list(self._open):
+            connection.transport.close()
+        await asyncio.sleep(0)
+
+    def _connect(self) -> _Connection:
+        return _Connection(self._config, self._state, self._limits, self._open)
+
+    def _tick(self) -> None:
+        """Once a second: cut who is overdue, and move the date that answers carry."""
+        loop = asyncio.get_running_loop()
+        for connection in [one for one in self._open if one.due < loop.time()]:
+            connection.transport.abort()
+        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        self._clock = loop.call_later(1.0, self._tick)
+
+
+def _listen(host: str | None, port: int) -> list[socket.socket]:
+    """Bound sockets: one for an address; for None, one per family that this machine has, on the same port."""
+    if host is not None:
+        return [_bind(socket.AF_INET6 if ":" in host else socket.AF_INET, host, port)]
+    found = [_bind(socket.AF_INET, "0.0.0.0", port)]
+    try:
+        found.append(_bind(socket.AF_INET6, "::", found[0].getsockname()[1], only=True))
+    except OSError as error:
+        log.warning("serving IPv4 only: %s", error)
+    return found
+
+
+def _bind(family: socket.AddressFamily, host: str, port: int, only: bool = False) -> socket.socket:
+    # asyncio turns Nagle's algorithm off only where the protocol is named; with it on, an answer can wait for 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if only:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
