@@ -24,10 +24,15 @@ class ImageSynapse(bittensor.Synapse):
     testnet_label: int = -1
 
 
+def read(path: str) -> bytes:
+    with open(path, "rb") as picture:
+        return picture.read()
+
+
 async def main(hotkey: str, port: int, count: int, pictures: list[str]) -> None:
     caller = Keypair.create_from_uri("//streetvision-validator-0")
     target = bittensor.AxonInfo(version=10005000, ip="127.0.0.1", port=port, ip_type=4, hotkey=hotkey, coldkey=hotkey)
-    images = [base64.b64encode(open(path, "rb").read()).decode() for path in pictures]
+    images = [base64.b64encode(picture).decode() for picture in map(read, pictures)]
     statuses: Counter = Counter()
     predictions: dict = {path: set() for path in pictures}
     async with bittensor.Dendrite(wallet=caller) as dendrite:
@@ -39,7 +44,7 @@ async def main(hotkey: str, port: int, count: int, pictures: list[str]) -> None:
                     for each in which
                 )
             )
-            for each, [answer] in zip(which, answers):
+            for each, [answer] in zip(which, answers, strict=True):
                 statuses[str(answer.dendrite.status_code)] += 1
                 predictions[pictures[each]].add(answer.prediction)
     values = {path: sorted(found) for path, found in predictions.items()}
