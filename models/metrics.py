@@ -163,7 +163,7 @@ def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.in
     y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if y.ndim != 1 or y.shape != p.shape or y.size == 0:
         raise ValueError(f"expected as many labels as probabilities, at least one; got shapes {y.shape} and {p.shape}")
-    if not np.isin(y, (0, 1)).all():
+    if not ((y == 0) | (y == 1)).all():
         raise ValueError(f"expected labels 0 and 1, got {np.unique(y)[:5].tolist()}")
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"expected probabilities in [0, 1], got {p[~((p >= 0) & (p <= 1))][:5].tolist()}")
