@@ -30,7 +30,7 @@ class Evaluate(Settings):
 
     directory: CliPositionalArg[Path] = Field(description="The folder; pictures may lie at any depth.")
     level: list[Level] = Field(
-        default_factory=lambda: ["native"],
+        ["native"],
         description="native: as the files are. 0..3: changed as validators did in January 2026. Repeatable.",
     )
     seed: int = Field(0, description="Of the changes and the resamples.")
