@@ -131,6 +131,9 @@ def log_answer(answered: Answered) -> None:
     )
 
 
+ADMITTED = {"answered", "shed", "guarded", "ping"}  # outcomes of the axon that are no refusals
+
+
 class ModelHealth(Protocol):
     """How a model stands: `cascade.supervisor.ModelState` and anything like it."""
 
@@ -240,6 +243,13 @@ class Metrics:
         if answered.label in (0, 1):
             self._standing(answered)
 
+    def asked(self, outcome: str, seconds: float) -> None:
+        """Count one request at the axon by its outcome: an answer's, or a refusal's reason."""
+        if outcome in ADMITTED:
+            self.admissions.inc()
+        else:
+            self.refusals.labels(outcome).inc()
+
     def _frame(self, frame: Frame) -> None:
         step = max(1, min(frame.size) // 32)
         sample = frame.pixels[::step, ::step].astype(np.float32)  # (about 32, 32 or more, 3)
@@ -314,6 +324,11 @@ class Metrics:
     def _describe_scraped(self) -> None:
         for name, labels, meaning in (*_Models.METRICS, *_Cards.METRICS):
             self._describe(name, "gauge", labels, meaning)
+
+
+def values(metric: Counter | Gauge) -> dict[tuple[str, ...], float]:
+    """Label values -> value of one counter or gauge; empty if nothing came."""
+    return {tuple(one.labels.values()): one.value for family in metric.collect() for one in family.samples}
 
 
 class _Models(Collector):
