@@ -1,4 +1,4 @@
-"""The operator's port: `/livez`, `/readyz` and `/metrics`, on loopback unless told otherwise.
+"""The operator's port: `/livez`, `/readyz`, `/metrics` and the dashboard, on loopback unless told otherwise.
 
 `/livez` says that the event loop turns. `/readyz` says that a canary picture went through every required tier: a ping
 would not do, since an engine can hang while its version page still answers.
@@ -6,13 +6,17 @@ would not do, since an engine can hang while its version page still answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,10 @@ class Readiness:
     reason: str = ""
 
 
-def health_app(readiness: Callable[[], Readiness], exposition: Callable[[], bytes]) -> Starlette:
-    """The ASGI application of the health port."""
+def health_app(
+    readiness: Callable[[], Readiness], exposition: Callable[[], bytes], pages: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """The ASGI application of the health port. pages: more to serve there (the dashboard)."""
 
     async def livez(_: Request) -> Response:
         return JSONResponse({"alive": True})
@@ -50,6 +56,40 @@ def health_app(readiness: Callable[[], Readiness], exposition: Callable[[], byte
         return JSONResponse(asdict(now), status_code=200 if now.ready else 503)
 
     async def metrics(_: Request) -> Response:
-        return Response(exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = await asyncio.to_thread(exposition)  # asks the driver of the cards, which may take its time
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
+    own = [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
+    return Starlette(routes=[*own, *pages])
+
+
+class HealthServer:
+    """Serves an ASGI application on the health port, inside the running event loop."""
+
+    def __init__(self, app: Starlette, host: str, port: int) -> None:
+        self._app, self._host, self._port = app, host, port
+        self._server: uvicorn.Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen; gives the port. Raises OSError when the address cannot be had."""
+        listener = socket.create_server(
+            (self._host, self._port), family=socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        )
+        self._server = _NoSignals(uvicorn.Config(self._app, log_config=None, access_log=False, lifespan="off"))
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
+        return int(listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Stop listening; waits until it has."""
+        if self._server and self._task:
+            self._server.should_exit = True
+            await self._task
+
+
+class _NoSignals(uvicorn.Server):
+    """uvicorn takes over SIGTERM and SIGINT; they belong to the miner."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
