@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.base import BadWeights, Frame, Model, ModelCrashed, ModelUnavailable
 from models.embedded.model import HERE, Calibration, Embedded
-from models.embedded.view import SIDE, SLACK, STEP, fitted, resize
+from models.embedded.view import LEAST, SIDE, SLACK, STEP, fitted, resize
 
 SIZES = ((224, 224), (640, 360), (360, 640), (512, 384), (1280, 720), (37, 51))
 
@@ -66,6 +66,7 @@ def test_a_batch_gives_what_single_pictures_give(model: Embedded) -> None:
 
 
 @given(order=st.permutations(range(len(SIZES))))
+@settings(max_examples=10, deadline=None)  # the network runs twice per example
 def test_opinions_come_in_the_order_of_the_frames(model: Embedded, order: list[int]) -> None:
     frames = [scene(n, size) for n, size in enumerate(SIZES)]
     expected = [o.logit for o in model.assess(frames)]
@@ -115,7 +116,7 @@ def test_other_weights_than_the_card_names_are_refused(folder: Path) -> None:
     content = bytearray((folder / "roadwork.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "roadwork.onnx").write_bytes(content)
-    with pytest.raises(BadWeights, match=r"expects sha256 .* git checkout"):
+    with pytest.raises(BadWeights, match=r"expects sha256 .*git checkout"):
         Embedded(folder).load("cpu")
 
 
@@ -170,7 +171,7 @@ def test_the_network_is_given_about_the_same_work_for_any_picture(width: int, he
     assert wide % STEP == tall % STEP == 0
     assert wide * tall <= SLACK * SIDE * SIDE
     if 0.4 < width / height < 2.5:
-        assert wide * tall > 0.7 * SIDE * SIDE
+        assert wide * tall > 0.6 * min(SIDE * SIDE, max(width * height, LEAST * LEAST))
         assert math.isclose(wide / tall, width / height, rel_tol=0.2)
 
 

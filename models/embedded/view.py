@@ -1,4 +1,4 @@
-"""How a picture of any size is given to the network: same aspect, about the same number of pixels, one pass.
+"""How a picture of any size is given to the network: same aspect, one pass, never enlarged, never above a budget.
 
 Chosen by measurement against squashing, central squares and several overlapping squares (docs/results). Training uses
 the same functions, so that serving and measuring cannot drift apart.
@@ -13,19 +13,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 STEP = 32  # the network halves its input five times
-SIDE = 288  # of a square input
-SLACK = 1.1  # at most a tenth more pixels than a square input has
+SIDE = 288  # of the largest square input
+LEAST = 224  # of the smallest: the wire size of January 2026
+SLACK = 1.1  # at most a tenth more pixels than wished
 LONGEST = 32 * STEP
 
 
 def fitted(width: int, height: int, side: int = SIDE) -> tuple[int, int]:
-    """(width, height) for the network: multiples of 32, nearly the picture's aspect, about side * side pixels."""
+    """(width, height) for the network: multiples of 32, nearly the picture's aspect.
+
+    As many pixels as the picture has, but at least those of a 224 square and at most about those of a `side` square.
+    """
+    budget = SLACK * min(side * side, max(width * height, LEAST * LEAST))
     best, chosen = 0.0, (side, side)
     for tall in range(STEP, LONGEST + 1, STEP):
         wide = min(LONGEST, max(STEP, round(tall * width / height / STEP) * STEP))
         stretch = abs(math.log(wide * height / (tall * width)))
         worth = wide * tall * math.exp(-2 * stretch)
-        if wide * tall <= SLACK * side * side and worth > best:
+        if wide * tall <= budget and worth > best:
             best, chosen = worth, (wide, tall)
     return chosen
 

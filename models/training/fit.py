@@ -64,7 +64,7 @@ def fit(bank: Bank, held_out: Collection[str], settings: Mapping[str, Any]) -> E
     how, cut = settings["fit"], settings["cut"]
     torch.manual_seed(settings["seed"])
     network = pretrained(settings["variant"], dropout=0.2).train()
-    body = [*network.blocks[cut:].parameters(), *network.head.parameters()]
+    body = [p for name, p in network.named_parameters() if _learns(name, cut)]
     network.requires_grad_(False)
     for parameter in (*body, *network.classifier.parameters()):
         parameter.requires_grad_(True)
@@ -97,6 +97,15 @@ def fit(bank: Bank, held_out: Collection[str], settings: Mapping[str, Any]) -> E
             log.info("step %d, loss %.3f, %.0f s", step + 1, np.mean(losses[-50:]), time.monotonic() - began)
     assert isinstance(average, EfficientNetLite)
     return average.eval()
+
+
+def _learns(name: str, cut: int) -> bool:
+    """Pointwise convolutions above the cut. The depthwise filters stay as ImageNet left them.
+
+    They hold 6 % of the weights, and their gradient is half of a step's time on a CPU.
+    """
+    part, *rest = name.split(".")
+    return part == "head" or (part == "blocks" and int(rest[0]) >= cut and rest[1] != "depthwise")
 
 
 @torch.no_grad()

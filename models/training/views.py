@@ -106,8 +106,8 @@ def render(view: View) -> Pixels:
     if view.kind == "real":
         return _varied(pixels, view.side, rng, smallest=0.2)
     if view.kind.startswith("level"):
-        wire = levels.apply(pixels, int(view.kind[-1]), rng)
-        return resize(compress(wire, 75), (view.side, view.side))
+        wire = compress(levels.apply(pixels, int(view.kind[-1]), rng), 75)
+        return resize(wire, fitted(WIRE, WIRE))
     return served(pixels, view.kind, view.side)
 
 
