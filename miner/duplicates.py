@@ -1,8 +1,9 @@
 """The same picture again gets the same answer, at once, as long as the same model version answers.
 
 Exact means the same received bytes. Perceptual (off by default) means the same size and at most a few bits of dHash
-apart: it finds a picture that was compressed again. A validator's crop of a picture is another picture, and a probe may
-differ only where the cones stand: `benchmarks/duplicates.py` says how often a distance is wrong. Some repeats
+apart: it finds a picture that was compressed again. Use 1 bit: on 14,060 challenges made of 3,515 street pictures
+(`benchmarks/duplicates.py`) it found 72 % of those compressed again and took no picture for another; 3 bits found 94 %
+and were wrong 17 times, once across labels. A probe that differs only where the cones stand would pass. Some repeats
 (`recheck`) are put to the cascade all the same, so that an answer that should no longer be repeated is noticed.
 """
 

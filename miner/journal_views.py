@@ -138,6 +138,13 @@ class Views:
             counts[index] = n
         return counts
 
+    def begun(self, version: str) -> float:
+        """Unix time of the first hour with an answer of `version`; 0 for none."""
+        row = self._rows(
+            "SELECT min(hour) FROM scores WHERE version = (SELECT id FROM names WHERE name = ?)", (version,)
+        )
+        return 3600.0 * (row[0][0] or 0)
+
     def recent(self, most: int = 100) -> list[dict[str, Any]]:
         """The newest requests, newest first."""
         rows = self._rows(_RECENT, (most,))
