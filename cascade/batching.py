@@ -187,24 +187,21 @@ class Worker:
         self._post(self._deliver, jobs, [results[id(job)] for job in jobs])
 
     def _assess(self, frames: Sequence[Frame]) -> Sequence[Result]:
-        """One result per frame. A batch that does not fit is halved and tried once more; in one that holds a bad
-        number each frame is asked alone, so that one picture cannot spoil the answers of others."""
+        """One result per frame. A batch that does not fit is halved until it does, and later ones are no larger; in one
+        that holds a bad number each frame is asked alone, so that one picture cannot spoil the answers of others."""
         try:
             return self._checked(self._model.assess(frames), len(frames)) if frames else []
         except OutOfMemory as error:
             if len(frames) == 1:
                 return [error]
-            self._most = half = max(1, len(frames) // 2)
+            self._most = half = len(frames) // 2
             log.warning("%s: out of memory at %d pictures, going on with %d", self._key, len(frames), half)
-            return [*self._once(frames[:half]), *self._once(frames[half:])]
+            first = self._assess(frames[:half])
+            if all(isinstance(result, OutOfMemory) for result in first):
+                return [error] * len(frames)  # not even one fits
+            return [*first, *self._assess(frames[half:])]
         except NotFinite as error:
-            return [error] if len(frames) == 1 else [self._once([frame])[0] for frame in frames]
-        except Exception as error:
-            return [_typed(error)] * len(frames)
-
-    def _once(self, frames: Sequence[Frame]) -> Sequence[Result]:
-        try:
-            return self._checked(self._model.assess(frames), len(frames))
+            return [error] if len(frames) == 1 else [self._assess([frame])[0] for frame in frames]
         except Exception as error:
             return [_typed(error)] * len(frames)
 

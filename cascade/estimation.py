@@ -56,10 +56,10 @@ def logistic(x: Array, y: Labels, centre: Array, ridge: Array | float = RIDGE) -
         free[worst] = False
 
 
-def _newton(design: Array, y: Labels, centre: Array, ridge: Array, steps: int = 50) -> Array:
+def _newton(design: Array, y: Labels, centre: Array, ridge: Array) -> Array:
     theta = centre.copy()
-    loss = _penalised(design, y, theta, centre, ridge)
-    for _ in range(steps):
+    loss, gain = _penalised(design, y, theta, centre, ridge), np.inf
+    while gain > 1e-9 * (1.0 + loss):
         p = sigmoids(design @ theta)
         gradient = design.T @ (p - y) + ridge * (theta - centre)
         curvature = (design * (p * (1.0 - p))[:, None]).T @ design + np.diag(ridge + 1e-9)
@@ -67,8 +67,6 @@ def _newton(design: Array, y: Labels, centre: Array, ridge: Array, steps: int = 
         while (better := _penalised(design, y, theta - step, centre, ridge)) > loss and np.abs(step).max() > 1e-10:
             step *= 0.5
         theta, gain, loss = theta - step, loss - better, better
-        if gain < 1e-9 * (1.0 + loss):
-            break
     return theta
 
 

@@ -338,7 +338,8 @@ def _worth(data: Data, p: Array, ms: Array, asked: Index) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class TierCheck:
     """What one tier brings: MCC gained with its 95 % interval (paired bootstrap), and mean milliseconds it costs
-    (negative if it saves more than it takes). earns: it gains MCC for certain, or it saves time and loses none."""
+    (negative if it saves more than it takes). earns: its gain is certain, or it saves time and loses no more MCC than
+    was allowed."""
 
     tier: str
     mcc_with: float
@@ -374,7 +375,7 @@ def check(
         low, high = map(float, np.percentile(gains, [2.5, 97.5]))
         with_, without = weighted_mcc(y, p_with > 0.5, weight), weighted_mcc(y, p_without > 0.5, weight)
         added = float(np.average(ms_with, weights=weight) - np.average(ms_without, weights=weight))
-        earns = low > 0.0 or (added < 0.0 and low >= -max_lost_mcc)
+        earns = low > 0.0 or (added < 0.0 and with_ - without >= -max_lost_mcc)
         checks.append(TierCheck(tier.name, with_, without, with_ - without, low, high, added, earns))
     return checks
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cascade.verdict import Source, Stop, Verdict
-from models.base import Failure, Frame, Opinion
+from models.base import Failure, Frame, NotFinite, Opinion
 
 
 class TraceError(ValueError):
@@ -99,7 +99,7 @@ def read(line: str) -> Record:
         )
     except KeyError as error:
         raise TraceError(f"expected a trace line, {error} is missing: {line[:80]!r}") from error
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, NotFinite) as error:
         raise TraceError(f"expected a trace line ({error}): {line[:80]!r}") from error
 
 

@@ -23,12 +23,12 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 @cache
 def fitted() -> Fitted:
-    return fit_profile(study_records(1200, seed=1, missing=0.2), PROFILE, now=NOON)
+    return fit_profile(study_records(800, seed=1, missing=0.2), PROFILE, now=NOON)
 
 
 def test_the_artefact_says_where_it_comes_from() -> None:
     fit = fitted().fit
-    assert (fit.profile, fit.n, fit.date) == ("test", 1200, "2026-11-23T12:00:00+00:00")
+    assert (fit.profile, fit.n, fit.date) == ("test", 800, "2026-11-23T12:00:00+00:00")
     assert len(fit.data_sha256) == 64
     assert fit.prevalence == pytest.approx(fitted().labels.mean())
     assert set(fit.members) == {"a", "b"}
@@ -46,7 +46,7 @@ def test_calibration_gets_better_and_the_band_keeps_its_promise() -> None:
     assert f.after["mcc"]["value"] >= f.asking_all["mcc"]["value"] - 0.03
     assert f.after["mean_ms"] < f.asking_all["mean_ms"]
     assert f.after["escalated"] == pytest.approx((f.tiers_asked > 1).mean())
-    assert len(f.labels) == len(f.probabilities_before) == len(f.probabilities_after) == 1200
+    assert len(f.labels) == len(f.probabilities_before) == len(f.probabilities_after) == 800
 
 
 def test_the_saved_fit_is_found_beside_the_profile(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_the_saved_fit_is_found_beside_the_profile(tmp_path: Path) -> None:
 
 
 def test_the_fitted_profile_is_better_on_pictures_it_never_saw() -> None:
-    fresh = study_records(2000, seed=2, missing=0.2)
+    fresh = study_records(1500, seed=2, missing=0.2)
     default, learned = what_if(fresh, PROFILE), what_if(fresh, fitted().profile)
     assert learned.mcc is not None
     assert default.mcc is not None
@@ -74,7 +74,7 @@ def test_the_fitted_profile_is_better_on_pictures_it_never_saw() -> None:
 
 def test_correlated_members_do_not_count_twice() -> None:
     """A copy of an expert brings nothing: the stack shares the weight between the two, the plain sum doubles it."""
-    records = study_records(1500, seed=3)
+    records = study_records(800, seed=3)
     doubled = [
         record(
             {"a": (a := r.verdict.opinions[0].logit), "copy": a, "b": r.verdict.opinions[1].logit},
@@ -96,11 +96,13 @@ def test_correlated_members_do_not_count_twice() -> None:
 
 
 def test_with_little_data_the_fit_stays_near_what_was_known() -> None:
-    records = study_records(60, seed=4, missing=1.0)
+    records = study_records(80, seed=4, missing=1.0)
     fit = learn(Data.of(records, PROFILE), PROFILE)
     assert set(fit.members) == {"a"}
     assert set(fit.subsets) == {"a"}
     assert fit.pooled.weights["b"] == pytest.approx(1.0)  # nobody heard "b": the profile's weight stands
+    one_sided = [record({"a": 1.0, "b": -1.0} if i % 2 else {"a": 1.0}, 1 - i % 2, sha256=str(i)) for i in range(100)]
+    assert set(learn(Data.of(one_sided, PROFILE), PROFILE).subsets) == {"a"}  # "b" spoke on clear pictures only
 
 
 def test_a_member_of_weight_0_is_not_heard_after_a_fit_either() -> None:
@@ -111,12 +113,12 @@ def test_a_member_of_weight_0_is_not_heard_after_a_fit_either() -> None:
 
 
 def test_the_decision_of_best_mcc_is_moved_to_one_half_only_if_it_lies_elsewhere() -> None:
-    records = study_records(1500, seed=6)
+    records = study_records(600, seed=6)
     assert learn(Data.of(records, PROFILE), PROFILE).shift == 0.0
     # Pictures that are surely clear and few that are hard: the best decision for MCC is far from even odds.
     rng = np.random.default_rng(7)
     skewed = []
-    for i in range(4000):
+    for i in range(2000):
         label = int(rng.random() < 0.5)
         z = rng.normal(4.0 if label and rng.random() < 0.6 else -4.0, 1.0) if label else rng.normal(-4.0, 1.0)
         skewed.append(record({"a": float(z)}, label, group=str(i % 50), sha256=str(i)))
@@ -127,7 +129,7 @@ def test_the_decision_of_best_mcc_is_moved_to_one_half_only_if_it_lies_elsewhere
 
 def test_a_band_for_a_budget() -> None:
     f = fitted()
-    data = Data.of(study_records(1200, seed=1, missing=0.2), PROFILE)
+    data = Data.of(study_records(800, seed=1, missing=0.2), PROFILE)
     out = course(data, f.profile)
     weight = class_weight(data.y, 0.5)
     band = choose_band(out, data.y, weight, budget_ms=100.0)
@@ -140,7 +142,7 @@ def test_a_band_for_a_budget() -> None:
 
 
 def test_figure_32_each_tier_against_the_cascade_without_it() -> None:
-    """A tier that knows nothing new is proposed for dropping, one that does is kept."""
+    """A tier that knows nothing new is proposed for dropping; one that knows more, or saves time, is kept."""
     rng = np.random.default_rng(8)
     records = [
         record(
@@ -150,20 +152,20 @@ def test_figure_32_each_tier_against_the_cascade_without_it() -> None:
             sha256=r.sha256,
             milliseconds={"a": 20.0, "b": 300.0, "noise": 500.0},
         )
-        for r in study_records(700, seed=9)
+        for r in study_records(600, seed=9)
     ]
-    profile = profile_of(tier("cheap", "a"), tier("dear", "b"), tier("useless", "noise"), band=(0.1, 0.9))
-    checks = {c.tier: c for c in check(records, profile, n=300)}
-    for c in checks.values():
+    useful = check(records, PROFILE, n=200)
+    useless = check(records, profile_of(tier("dear", "b"), tier("useless", "noise"), band=(0.1, 0.9)), n=200)
+    for c in (*useful, *useless):
         print(
             f"\nfigure 32: {c.tier}: MCC {c.mcc_without:.3f} without, {c.mcc_with:.3f} with; gain {c.gain:.3f} "
             f"[{c.low:.3f}, {c.high:.3f}], {c.added_ms:+.0f} ms: {'earns' if c.earns else 'drop'}",
             end="",
         )
     print()
-    assert checks["cheap"].earns
-    assert checks["dear"].earns
-    assert not checks["useless"].earns
+    assert [(c.tier, c.earns) for c in useful] == [("cheap", True), ("dear", True)]
+    assert useful[0].added_ms < -100.0
+    assert [(c.tier, c.earns) for c in useless] == [("dear", True), ("useless", False)]
 
 
 def test_one_tier_has_nothing_to_be_compared_with() -> None:

@@ -11,10 +11,11 @@ from dataclasses import replace
 import pytest
 from cascade_helpers import QUICK, picture, until
 
+from cascade.batching import Job
 from cascade.deadline import Deadline
 from cascade.profile import Batching, Member
 from cascade.supervisor import Factory, Policy, Supervisor
-from models.base import BadWeights, ModelCrashed, ModelError, ModelTimeout, ModelUnavailable
+from models.base import BadWeights, ModelCrashed, ModelError, ModelTimeout, ModelUnavailable, Opinion
 from models.fake import Fake, crash, hang, slow
 
 MEMBER = Member(model="m", timeout_ms=50.0)
@@ -243,3 +244,13 @@ async def test_closing_during_a_trial_ends_the_trial() -> None:
     await supervisor.close()
     released.set()
     assert not supervisor.available
+
+
+async def test_an_answer_in_the_last_moment_counts() -> None:
+    """The timer may fire after the answer came and before the one who asked could take it."""
+    async with supervised(Fake("m", 1.0), ticking=False) as supervisor:
+        job = Job(picture(8, 8), Deadline.after(1.0), "", asyncio.get_running_loop().create_future(), started=True)
+        job.future.set_result(Opinion("m", 1.0, 0.0))
+        supervisor._expire(job, 1.0, own_fault=True)
+        assert (await job.future).logit == 1.0
+        assert supervisor.available
