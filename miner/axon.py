@@ -203,12 +203,16 @@ class Axon:
         def left() -> float:
             return max(0.0, admission.timeout - (time.perf_counter() - started))
 
-        if not await self._lanes.enter(admission.priority, patience=left() - self.limits.reserve):
-            return await self._guard(self._cheap_answer, image, label, admission, left(), "shed")
         try:
-            return await self._guard(self._answer, image, label, admission, left(), "answered")
-        finally:
-            self._lanes.leave()
+            if not await self._lanes.enter(admission.priority, patience=left() - self.limits.reserve):
+                return await self._guard(self._cheap_answer, image, label, admission, left(), "shed")
+            try:
+                return await self._guard(self._answer, image, label, admission, left(), "answered")
+            finally:
+                self._lanes.leave()
+        except asyncio.CancelledError:  # the server is stopping and has given this request up
+            log.warning("%s got the prior: the miner is stopping", admission.hotkey)
+            return "guarded", self._prior
 
     async def _guard(
         self, answer: Answer, image: str, label: int, admission: Admission, left: float, outcome: str
@@ -249,7 +253,7 @@ def _read_synapse(body: bytes) -> tuple[str, int]:
     if not isinstance(fields, dict):
         return "", -1
     image, label = fields.get("image"), fields.get("testnet_label")
-    return image if isinstance(image, str) else "", label if label in (0, 1) and isinstance(label, int) else -1
+    return image if isinstance(image, str) else "", label if type(label) is int and label in (0, 1) else -1
 
 
 def _reply(name: str, claim: Claim, headers: Mapping[str, str], started: float) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def read_claim(headers: Mapping[str, str]) -> Claim:
         raise MalformedField("expected X-Bittensor-Version 1")
     hotkey = headers.get("x-bittensor-hotkey")
     if not hotkey:
-        raise NotRegistered("Forbidden. Key is blacklisted: no hotkey.")
+        raise NotRegistered("no hotkey.")
     nonce = read_nonce(headers.get("x-bittensor-nonce"))
     signature = headers.get("x-bittensor-signature")
     if not signature:

@@ -28,10 +28,17 @@ FIRST_VERSION = 7_002_000  # SDK 7.2.0: the first whose nonces are unix times
 
 
 class Refusal(Exception):
-    """A request that gets no answer. status: of HTTP. reason: label for metrics. The message is safe to send back."""
+    """A request that gets no answer. The message is safe to send back, and begins as a stock axon's does.
+
+    status: of HTTP. reason: label for metrics.
+    """
 
     status = 401
     reason = "refused"
+    prefix = "Not Verified with error: "
+
+    def __init__(self, message: str) -> None:
+        super().__init__(self.prefix + message)
 
 
 class MissingField(Refusal):
@@ -91,6 +98,7 @@ class Forbidden(Refusal):
 
     status = 403
     reason = "forbidden"
+    prefix = "Forbidden. Key is blacklisted: "
 
 
 class NotRegistered(Forbidden):
@@ -116,6 +124,7 @@ class TooManyRequests(Refusal):
 
     status = 429
     reason = "too-many-requests"
+    prefix = ""
 
 
 class UnknownPath(Refusal):
@@ -123,6 +132,7 @@ class UnknownPath(Refusal):
 
     status = 404
     reason = "unknown-path"
+    prefix = ""
 
 
 class WrongMethod(Refusal):
@@ -130,6 +140,7 @@ class WrongMethod(Refusal):
 
     status = 405
     reason = "wrong-method"
+    prefix = ""
 
 
 class TooSlow(Refusal):
@@ -137,6 +148,7 @@ class TooSlow(Refusal):
 
     status = 408
     reason = "too-slow"
+    prefix = ""
 
 
 class TooLarge(Refusal):
@@ -144,6 +156,7 @@ class TooLarge(Refusal):
 
     status = 413
     reason = "too-large"
+    prefix = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +257,7 @@ def read_claim(headers: Mapping[str, str]) -> Claim:
     """
     hotkey = headers.get("bt_header_dendrite_hotkey")
     if not hotkey:
-        raise NotRegistered("Forbidden. Key is blacklisted: no hotkey.")
+        raise NotRegistered("no hotkey.")
     nonce = read_nonce(headers.get("bt_header_dendrite_nonce"))
     version = headers.get("bt_header_dendrite_version", "")
     if version.isdecimal() and int(version[:12]) < FIRST_VERSION:
@@ -293,17 +306,17 @@ class Gate:
     def screen(self, claim: Claim) -> None:
         """All that needs no cryptography and leaves no trace: receiver, registration, clock. Raises a Refusal."""
         if claim.receiver != self.identity:
-            raise WrongReceiver("Not Verified with error: the request is for another hotkey than this miner's")
+            raise WrongReceiver("the request is for another hotkey than this miner's")
         self._permitted(claim.hotkey)
         self._check_clock(claim)
 
     def prove(self, claim: Claim) -> Admission:
         """The signature, then what may only be done under a proven name. Raises a Refusal."""
         if not self._signed(claim):
-            raise BadSignature("Not Verified with error: Signature mismatch")
+            raise BadSignature("Signature mismatch")
         now = self._clock()
         if not self._replay.add(claim.message, claim.nonce, now):
-            raise Replayed("Not Verified with error: this request was accepted before")
+            raise Replayed("this request was accepted before")
         neuron = self._permitted(claim.hotkey)
         self._spend(claim.hotkey, neuron, now)
         timeout = self._clamp(claim.timeout)
@@ -317,11 +330,11 @@ class Gate:
         if rules.allow_non_registered:
             return neuron
         if neuron is None:
-            raise NotRegistered("Forbidden. Key is blacklisted: Unrecognized hotkey.")
+            raise NotRegistered("Unrecognized hotkey.")
         if rules.force_validator_permit and not neuron.validator_permit:
-            raise NoPermit("Forbidden. Key is blacklisted: Non-validator hotkey.")
+            raise NoPermit("Non-validator hotkey.")
         if neuron.stake < rules.minimum_stake:
-            raise LowStake(f"Forbidden. Key is blacklisted: less than {rules.minimum_stake:g} stake.")
+            raise LowStake(f"less than {rules.minimum_stake:g} stake.")
         return neuron
 
     def _check_clock(self, claim: Claim) -> None:
@@ -329,14 +342,14 @@ class Gate:
         age = (self._clock() - claim.nonce) / SECOND
         if age < -rules.future:
             raise NonceAhead(
-                f"Not Verified with error: Nonce is {-age:.1f} seconds ahead of this miner's clock, "
+                f"Nonce is {-age:.1f} seconds ahead of this miner's clock, "
                 f"{rules.future:g} allowed: check the caller's clock, then this machine's",
                 wait=-age - rules.future,
             )
         allowed = min(rules.past + self._clamp(claim.timeout), rules.oldest) if claim.past is None else claim.past
         if age > allowed:
             raise NonceTooOld(
-                f"Not Verified with error: Nonce is too old: acceptable delta is {allowed:.2f} seconds but request "
+                f"Nonce is too old: acceptable delta is {allowed:.2f} seconds but request "
                 f"was {age:.2f} seconds old: check the caller's clock, then this machine's"
             )
 

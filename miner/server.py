@@ -223,8 +223,11 @@ class Server:
             self._clock.cancel()
         for listener in self._listeners:
             listener.close()
-        for task in list(self._state.tasks):
+        tasks = list(self._state.tasks)
+        for task in tasks:
             task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)  # a cancelled request may still have a word to say
         for connection in list(self._open):
             connection.transport.close()
         await asyncio.sleep(0)

@@ -22,6 +22,7 @@ from bittensor_wallet import Keypair
 
 from miner.protocol import ImageSynapse
 from tests.edge.signing import Dendrite, Request
+from tests.edge.wire import until
 
 TARGET = pathlib.Path(__file__).parent.parent / "golden" / "wire" / "stock.json"
 FORBIDDEN: set[str] = set()
@@ -220,8 +221,7 @@ async def main() -> None:
     port = free_port()
     axon = bittensor.Axon(wallet=miner, port=port, ip="127.0.0.1", external_ip="127.0.0.1", external_port=port)
     axon.attach(forward_fn=forward, blacklist_fn=blacklist).start()
-    while not axon.fast_server.started:
-        await asyncio.sleep(0.05)
+    await until(lambda: axon.fast_server.started)
 
     found = {}
     found["dendrite"] = await through_dendrite(port, validator, identity, ImageSynapse(image="aGVsbG8="))

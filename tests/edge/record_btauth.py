@@ -1,6 +1,6 @@
 """Record requests signed by bittensor 11's own `http_auth`, into tests/golden/wire/btauth.json.
 
-    python -m venv /tmp/b11 && /tmp/b11/bin/pip install bittensor==11.3.0 && /tmp/b11/bin/python tests/edge/record_btauth.py
+    pip install bittensor==11.3.0 && python tests/edge/record_btauth.py
 
 Needs an environment of its own, since release 11 and the axon's release 10 do not fit in one. Each case is verified
 by `http_auth.verify` before it is stored.
