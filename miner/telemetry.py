@@ -33,11 +33,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cascade.verdict import Verdict
-from miner.drift import Drift
 from miner.gpu import Card, NoCards
 from miner.gpu import cards as driver_cards
 from miner.scoring import Scorer
 from miner.service import Answered
+from miner.stability import Drift
 from models.base import Frame
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cascade.verdict import Source, Stop, Verdict
 from miner import gpu
-from miner.drift import Drift
 from miner.gpu import Card, NoCards
 from miner.scoring import Scorer
 from miner.service import Answered
+from miner.stability import Drift
 from miner.telemetry import VALIDATORS, Metrics, log_answer, setup_logging, values
 from models.base import Failure, Frame, Opinion
 
