@@ -1,0 +1,179 @@
+"""Foundation encoders (DINOv3, SigLIP2, C-RADIO) with own heads: features once per picture, shared by every head.
+
+Models of one worker that name the same repository share one encoder in memory, and its last features: whoever asks
+first pays. A head file holds any number of heads; the one named "roadwork" answers, the others are evidence.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import BadWeights, Frame
+from models.catalog import Entry
+from models.torch_model import Answer, TorchModel, arrays
+
+ANSWER = "roadwork"
+REMEMBERED = 256  # pictures whose features are kept
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Linear heads on the features of one encoder. weight (K, D) and bias (K,), float32; logits = f @ weight.T + bias.
+
+    encoder: repository whose features they were trained on.
+    """
+
+    names: tuple[str, ...]
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    encoder: str
+
+    def save(self, path: Path) -> None:
+        from safetensors.numpy import save_file
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        told = {"names": ",".join(self.names), "encoder": self.encoder}
+        save_file({"weight": self.weight, "bias": self.bias}, path, metadata=told)
+
+    @classmethod
+    def load(cls, path: Path) -> Heads:
+        """Raises BadWeights when the file is no head."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "np") as stored:
+                told = stored.metadata() or {}
+                weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
+        except (OSError, SafetensorError) as error:
+            raise BadWeights(f"{path} is no head ({error}); make one with models.foundation.fit") from None
+        names = tuple(told.get("names", "").split(","))
+        if ANSWER not in names or weight.shape[0] != len(names) or bias.shape != (len(names),):
+            raise BadWeights(f"{path}: expected heads with one named {ANSWER!r}, got {names} and {weight.shape}")
+        return cls(names, weight, bias, told.get("encoder", ""))
+
+
+class Encoder:
+    """One encoder on one device. Features (N, D) are float32 on the CPU, remembered by the picture's digest."""
+
+    def __init__(self, model: Any, processor: Any, device: str, dtype: Any) -> None:
+        self._model, self._processor, self._device, self._dtype = model, processor, device, dtype
+        self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+        self.pictures = 0  # that went through the network, so that tests can count
+
+    def features(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+        """(N, D) float32: the pooled output of each picture."""
+        with self._lock:
+            fresh = list({frame.sha256: frame for frame in frames if frame.sha256 not in self._known}.values())
+            if fresh:
+                rows = self._encode(fresh)
+                self.pictures += len(fresh)
+                self._known.update((frame.sha256, row) for frame, row in zip(fresh, rows, strict=True))
+            found = np.stack([self._known[frame.sha256] for frame in frames])
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+            return found
+
+    def _encode(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+        inputs = self._processor(arrays(frames), return_tensors="pt", device=self._device)
+        out = self._model(pixel_values=inputs["pixel_values"].to(self._device, self._dtype))
+        pooled = out.summary if hasattr(out, "summary") else out.pooler_output  # C-RADIO has its own name for it
+        rows: NDArray[np.float32] = pooled.float().cpu().numpy()
+        return rows
+
+
+_encoders: WeakValueDictionary[tuple[Path, str], Encoder] = WeakValueDictionary()
+
+
+class Foundation(TorchModel):
+    """An encoder and the heads that the operator trained on its features."""
+
+    heads_file: Path | None = None  # default: heads_path(entry)
+
+    def _load(self, directory: Path) -> None:
+        path = self.heads_file or heads_path(self.entry)
+        if not path.is_file():
+            raise BadWeights(
+                f"{self.entry.key}: no head in {path}, and an encoder alone has no opinion. Train one on labelled "
+                "pictures: models.foundation.fit(features, labels), then Heads.save"
+            )
+        self._heads = Heads.load(path)
+        if self._heads.encoder != self.entry.repository:
+            raise BadWeights(
+                f"{self.entry.key}: {path} was trained on features of {self._heads.encoder!r}, "
+                f"not of {self.entry.repository!r}"
+            )
+        self.encoder = self._shared(directory)
+
+    def _shared(self, directory: Path) -> Encoder:
+        shared = _encoders.get((directory, self.device))
+        if shared is None:
+            shared = Encoder(self._pretrained(directory), self._preprocessor(directory), self.device, self.dtype)
+            _encoders[directory, self.device] = shared
+        return shared
+
+    def _answer(self, frames: Sequence[Frame]) -> list[Answer]:
+        features = self.encoder.features(frames)
+        if features.shape[1] != self._heads.weight.shape[1]:
+            raise BadWeights(
+                f"{self.entry.key}: a head for {self._heads.weight.shape[1]} features, "
+                f"the encoder has {features.shape[1]}"
+            )
+        logits = features @ self._heads.weight.T + self._heads.bias  # (N, K)
+        return [self._told(row) for row in logits]
+
+    def _told(self, row: NDArray[np.float32]) -> tuple[float, Mapping[str, Any]]:
+        told = dict(zip(self._heads.names, (float(value) for value in row), strict=True))
+        answer = told.pop(ANSWER)
+        return answer, {"heads": {name: round(float(1 / (1 + np.exp(-value))), 4) for name, value in told.items()}}
+
+    def _unload(self) -> None:
+        if hasattr(self, "encoder"):
+            del self.encoder
+
+
+def heads_path(entry: Entry) -> Path:
+    """Where the operator's heads lie: the miner's state directory, by the model's key."""
+    state = Path(os.environ.get("MINER_STATE_DIR", "~/.streetvision")).expanduser()
+    return state / "heads" / f"{entry.key}.safetensors"
+
+
+def fit(features: NDArray[np.float32], labels: NDArray[np.int64], encoder: str, l2: float = 1e-2) -> Heads:
+    """A road-work head: logistic regression on standardised features, both classes weighing the same.
+
+    features (N, D); labels (N,) in {0, 1}; l2: penalty per mean sample. Raises ValueError if a class is missing.
+    """
+    import torch
+
+    share = float(np.mean(labels))
+    if not 0.0 < share < 1.0:
+        raise ValueError("expected pictures of both labels, 0 and 1")
+    mean, spread = features.mean(0), features.std(0) + 1e-6
+    x = torch.from_numpy(((features - mean) / spread).astype(np.float32))
+    y = torch.from_numpy(labels.astype(np.float32))
+    balance = torch.where(y > 0, 0.5 / share, 0.5 / (1 - share))
+    weight = torch.zeros(x.shape[1], requires_grad=True)
+    bias = torch.zeros(1, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Any:
+        solver.zero_grad()
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, y, balance)
+        total = entropy + 0.5 * l2 * weight.square().sum()
+        total.backward()
+        return total
+
+    solver.step(loss)
+    folded = (weight.detach().numpy() / spread).astype(np.float32)
+    offset = np.array([float(bias) - float(folded @ mean)], np.float32)
+    return Heads((ANSWER,), folded[None], offset, encoder)

@@ -1,0 +1,381 @@
+"""Tiny checkpoints with random weights, written by the library's own `save_pretrained`: one for each class in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+
+from models import boxes, catalog, zero_shot
+
+COCO = {0: "person", 1: "truck", 2: "stop sign", 3: "car"}
+OBJECTS365 = {0: "Person", 1: "Traffic cone", 2: "Machinery Vehicle", 3: "Sneakers"}
+
+
+def write(class_name: str, directory: Path) -> Path:
+    """A checkpoint that `class_name` loads, the same one each time."""
+    torch.manual_seed(0)
+    directory.mkdir(parents=True, exist_ok=True)
+    WRITERS[class_name](directory)
+    return directory
+
+
+def randomised(model: Any, spread: float = 0.3) -> Any:
+    """All parameters drawn anew: fresh networks often end in zeros, and zeros prove nothing."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and "embed" not in name:
+                parameter.copy_(
+                    torch.randn(parameter.shape, generator=generator) * spread / parameter[0].numel() ** 0.5
+                )
+    return model
+
+
+def vit(directory: Path) -> None:
+    config = tf.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+        id2label={0: "None", 1: "Roadwork"},
+        label2id={"None": 0, "Roadwork": 1},
+    )
+    randomised(tf.ViTForImageClassification(config), 3).save_pretrained(directory)
+    tf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(directory)
+
+
+def dinov3(directory: Path) -> None:
+    config = tf.DINOv3ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    randomised(tf.DINOv3ViTModel(config), 3).save_pretrained(directory)
+    tf.DINOv3ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(directory)
+
+
+def siglip_vision(directory: Path) -> None:
+    config = tf.SiglipVisionConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    randomised(tf.SiglipVisionModel(config), 3).save_pretrained(directory)
+    tf.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(directory)
+
+
+def radio(directory: Path) -> None:
+    config = tf.RadioConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    randomised(tf.RadioModel(config), 3).save_pretrained(directory)
+    tf.CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False, do_normalize=False).save_pretrained(
+        directory
+    )
+
+
+def resnet(stages: int = 4) -> Any:
+    return tf.RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 8, 16, 16][:stages],
+        depths=[1] * stages,
+        out_features=["stage2", "stage3", "stage4"],
+    )
+
+
+def hgnet() -> Any:
+    return tf.HGNetV2Config(
+        stage_in_channels=[8, 8, 16, 16],
+        stage_mid_channels=[8, 8, 8, 8],
+        stage_out_channels=[8, 16, 16, 16],
+        stage_num_blocks=[1, 1, 1, 1],
+        stage_numb_of_layers=[1, 1, 1, 1],
+        stage_downsample=[False, True, True, True],
+        stage_light_block=[False, False, True, True],
+        stage_kernel_size=[3, 3, 5, 5],
+        stem_channels=[3, 8, 8],
+        embedding_size=8,
+        hidden_sizes=[8, 16, 16, 16],
+        out_features=["stage2", "stage3", "stage4"],
+    )
+
+
+DETR = {
+    "encoder_hidden_dim": 16,
+    "encoder_in_channels": [8, 16, 16],
+    "encoder_ffn_dim": 16,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "d_model": 16,
+    "num_queries": 10,
+    "decoder_in_channels": [16, 16, 16],
+    "decoder_ffn_dim": 16,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "decoder_n_points": 2,
+    "num_denoising": 0,
+}
+
+
+def labelled(labels: dict[int, str]) -> dict[str, Any]:
+    return {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+
+
+def detr_processor(directory: Path) -> None:
+    tf.RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(directory)
+
+
+def rt_detr_v2(directory: Path) -> None:
+    config = tf.RTDetrV2Config(backbone_config=resnet(), **DETR, **labelled(COCO))
+    randomised(tf.RTDetrV2ForObjectDetection(config)).save_pretrained(directory)
+    detr_processor(directory)
+
+
+def d_fine(directory: Path) -> None:
+    config = tf.DFineConfig(
+        backbone_config=hgnet(), **{**DETR, "decoder_n_points": [2, 2, 2]}, hidden_expansion=1.0, **labelled(OBJECTS365)
+    )
+    randomised(tf.DFineForObjectDetection(config)).save_pretrained(directory)
+    detr_processor(directory)
+
+
+def deimv2(directory: Path) -> None:
+    config = tf.Deimv2Config(
+        backbone_config=hgnet(), **{**DETR, "decoder_n_points": [2, 2, 2]}, hidden_expansion=1.0, **labelled(COCO)
+    )
+    randomised(tf.Deimv2ForObjectDetection(config)).save_pretrained(directory)
+    detr_processor(directory)
+
+
+def rf_detr(directory: Path) -> None:
+    backbone = tf.RfDetrDinov2Config(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=8,
+        num_windows=2,
+        out_features=["stage1", "stage2"],
+    )
+    config = tf.RfDetrConfig(
+        backbone_config=backbone,
+        d_model=16,
+        c2f_num_blocks=1,
+        decoder_ffn_dim=16,
+        decoder_layers=2,
+        decoder_n_points=2,
+        decoder_self_attention_heads=2,
+        decoder_cross_attention_heads=2,
+        num_queries=10,
+        group_detr=1,
+        **labelled(COCO),
+    )
+    randomised(tf.RfDetrForObjectDetection(config)).save_pretrained(directory)
+    tf.RfDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(directory)
+
+
+def tokenizer(directory: Path, length: int, **special: str) -> Any:
+    """Splits at spaces and stops; knows the words of every question that the project asks."""
+    asked = " ".join([*boxes.classes("prompts").weights, *sentences()]).replace(".", " ").split()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", *sorted(set(asked))]
+    inner = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, "[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", words.index("[CLS]")), ("[SEP]", words.index("[SEP]"))]
+    )
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"} | special
+    made = tf.PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=length, **named)
+    made.model_input_names = ["input_ids", "attention_mask"]
+    return made
+
+
+def sentences() -> list[str]:
+    entries = catalog.entries()["siglip2-roadwork"]
+    return [*entries.prompts, *entries.contrast, *zero_shot.LIGHT.values(), *zero_shot.WEATHER.values()]
+
+
+def grounding(config_class: Any, model_class: Any, directory: Path) -> None:
+    words = tokenizer(directory, 64)
+    config = config_class(
+        backbone_config=tf.SwinConfig(
+            image_size=64,
+            patch_size=4,
+            embed_dim=8,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 1, 1, 1],
+            window_size=4,
+            out_features=["stage2", "stage3", "stage4"],
+        ),
+        text_config=tf.BertConfig(
+            vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        ),
+        d_model=32,
+        num_queries=10,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        encoder_n_points=2,
+        decoder_n_points=2,
+        num_feature_levels=4,
+        max_text_len=64,
+    )
+    randomised(model_class(config), 2).save_pretrained(directory)
+    pictures = tf.GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 192})
+    tf.GroundingDinoProcessor(pictures, words).save_pretrained(directory)
+
+
+def owlv2(directory: Path) -> None:
+    words = tokenizer(directory, 16, eos_token="[SEP]", bos_token="[CLS]")
+    text = {"vocab_size": len(words), "max_position_embeddings": 16, "eos_token_id": words.eos_token_id}
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = tf.Owlv2Config(
+        text_config={**text, **size, "pad_token_id": 0, "bos_token_id": 2},
+        vision_config={**size, "image_size": 64, "patch_size": 16},
+        projection_dim=16,
+    )
+    randomised(tf.Owlv2ForObjectDetection(config), 2).save_pretrained(directory)
+    pictures = tf.Owlv2ImageProcessor(size={"height": 64, "width": 64})
+    tf.Owlv2Processor(pictures, words).save_pretrained(directory)
+
+
+def siglip(directory: Path) -> None:
+    words = tokenizer(directory, 16, eos_token="[SEP]")
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = tf.SiglipConfig(
+        text_config={**size, "vocab_size": len(words), "max_position_embeddings": 16},
+        vision_config={**size, "image_size": 32, "patch_size": 8},
+    )
+    model = randomised(tf.SiglipModel(config), 3)
+    model.logit_scale.data.fill_(1.5)
+    model.logit_bias.data.fill_(-0.5)
+    model.save_pretrained(directory)
+    tf.SiglipProcessor(tf.SiglipImageProcessor(size={"height": 32, "width": 32}), words).save_pretrained(directory)
+
+
+def clip(directory: Path) -> None:
+    words = tokenizer(directory, 16, eos_token="[SEP]", bos_token="[CLS]")
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = tf.CLIPConfig(
+        text_config={
+            **size,
+            "vocab_size": len(words),
+            "max_position_embeddings": 16,
+            "eos_token_id": words.eos_token_id,
+            "pad_token_id": 0,
+        },
+        vision_config={**size, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    randomised(tf.CLIPModel(config), 3).save_pretrained(directory)
+    pictures = tf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    tf.CLIPProcessor(pictures, words).save_pretrained(directory)
+
+
+def sam3(directory: Path) -> None:
+    words = tokenizer(directory, 16, eos_token="[SEP]", bos_token="[CLS]")
+    part = {"hidden_size": 32, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    detr = {**part, "dropout": 0.0}
+    config = tf.Sam3Config(
+        vision_config={
+            "backbone_config": {
+                "model_type": "sam3_vit_model",
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 112,
+                "pretrain_image_size": 56,
+                "patch_size": 14,
+                "window_size": 4,
+                "global_attn_indexes": [1],
+            },
+            "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        },
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "projection_dim": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 16,
+            "eos_token_id": words.eos_token_id,
+            "pad_token_id": 0,
+        },
+        geometry_encoder_config=detr,
+        detr_encoder_config=detr,
+        detr_decoder_config={**detr, "num_queries": 6},
+        mask_decoder_config={"hidden_size": 32, "num_upsampling_stages": 3, "num_attention_heads": 2},
+    )
+    randomised(tf.Sam3Model(config), 2).save_pretrained(directory)
+    tf.Sam3Processor(tf.Sam3ImageProcessor(size={"height": 112, "width": 112}), words).save_pretrained(directory)
+
+
+def depth_anything(directory: Path) -> None:
+    backbone = tf.Dinov2Config(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        mlp_ratio=1,
+        image_size=56,
+        patch_size=14,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+    )
+    config = tf.DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=16,
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        head_hidden_size=8,
+        depth_estimation_type="metric",
+        max_depth=80,
+    )
+    randomised(tf.DepthAnythingForDepthEstimation(config), 1).save_pretrained(directory)
+    tf.DPTImageProcessor(
+        size={"height": 56, "width": 56}, keep_aspect_ratio=True, ensure_multiple_of=14
+    ).save_pretrained(directory)
+
+
+def yolo(directory: Path) -> None:
+    """A tiny network by the package's own YAML, in a checkpoint as its trainer writes them."""
+    from ultralytics import YOLO
+
+    made = YOLO("yolo26n.yaml", task="detect")
+    made.model.names = dict(enumerate(["person", "truck", "stop sign", *(f"other {n}" for n in range(77))]))
+    for name, parameter in made.model.model[-1].named_parameters():
+        if "cv3" in name and name.endswith("2.bias"):  # fresh heads are sure that there is nothing
+            parameter.data.fill_(-9)
+            parameter.data[1:3] = torch.tensor([-0.5, -1.0])
+    made.save(directory / "yolo26x.pt")
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "ViTForImageClassification": vit,
+    "DINOv3ViTModel": dinov3,
+    "SiglipVisionModel": siglip_vision,
+    "RadioModel": radio,
+    "RTDetrV2ForObjectDetection": rt_detr_v2,
+    "DFineForObjectDetection": d_fine,
+    "Deimv2ForObjectDetection": deimv2,
+    "RfDetrForObjectDetection": rf_detr,
+    "GroundingDinoForObjectDetection": partial(grounding, tf.GroundingDinoConfig, tf.GroundingDinoForObjectDetection),
+    "MMGroundingDinoForObjectDetection": partial(
+        grounding, tf.MMGroundingDinoConfig, tf.MMGroundingDinoForObjectDetection
+    ),
+    "Owlv2ForObjectDetection": owlv2,
+    "SiglipModel": siglip,
+    "CLIPModel": clip,
+    "Sam3Model": sam3,
+    "DepthAnythingForDepthEstimation": depth_anything,
+    "YOLO": yolo,
+}
