@@ -19,6 +19,8 @@ COMMANDS = {
     "evaluate": "Score a folder of labelled pictures: MCC, accuracy, AUC, ECE, Brier with 95 % intervals.",
     "calibrate": "Fit a profile's weights, calibration and exit band on labelled pictures; --check its tiers.",
     "replay": "Decide recorded opinions again under other profiles, without any model.",
+    "journal": "What was asked and answered: stats, export as a data set, labels from elsewhere.",
+    "improve": "Learn from labelled traffic behind a gate; improve promote, rollback, audit.",
     "doctor": "Check this machine, the settings, the wallet and the chain; say what to mend.",
     "models": "What the plan names, what is true of it, and every model a profile may name.",
     "plan": "Where the models of a profile go on the cards, or why they do not fit.",

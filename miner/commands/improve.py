@@ -1,0 +1,168 @@
+"""`improve`: learn from the journal's labels behind a gate; `improve promote | rollback | audit`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Console
+
+from miner.assembly import profile_of
+from miner.improve import (
+    MARGIN,
+    Comparison,
+    ImproveError,
+    Judgement,
+    Versions,
+    assemble,
+    base_examples,
+    improve,
+    promote_staged,
+)
+from miner.journal_schema import JournalError
+from miner.journal_views import Views, days_ago
+from miner.settings import Settings, UsageError, parse
+
+log = logging.getLogger(__name__)
+
+
+class Improve(Settings):
+    """Refit on the journal's labels; promote only what is not worse on the frozen gate set and the newest week."""
+
+    base: Path | None = Field(None, description="Labelled trace lines to learn from too (calibrate --record).")
+    days: float = Field(180, ge=0, description="Use labels of the last so many days; 0: all.")
+    steps: str = Field("refit", description="What to fit, in order, with commas: head, refit.")
+    embedder: str = Field("embedder", description="Name of the embeddings in the journal that a head learns from.")
+    margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
+    keep: int = Field(5, ge=1, description="Versions that stay on disk.")
+    shadow: bool = Field(False, description="Do not promote: let the candidate run beside the live version first.")
+    every: float = Field(0, ge=0, description="Do it again every so many hours, until stopped; 0: once.")
+    as_json: bool = Field(False, alias="json", description="Print JSON.")
+
+
+class Rollback(Settings):
+    """Put an older version in force: the one before, or the one named."""
+
+    to: str | None = Field(None, description="Version to go back to; empty: the miner's own profile.")
+
+
+class Promote(Settings):
+    """Put the staged version in force if it was not worse on the labelled pictures that both answered."""
+
+    margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
+    as_json: bool = Field(False, alias="json", description="Print JSON.")
+
+
+class Audit(Settings):
+    """What was promoted, refused and rolled back, and on what figures."""
+
+    as_json: bool = Field(False, alias="json", description="Print the JSON lines as they are.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    words = list(arguments)
+    run = {"rollback": _rollback, "audit": _audit, "promote": _promote}.get(words[0] if words else "")
+    try:
+        return run(words[1:]) if run else _improve(words)
+    except (ImproveError, JournalError) as error:
+        raise UsageError(str(error)) from None
+
+
+def versions_of(settings: Settings, keep: int = 5) -> Versions:
+    """Where this miner's versions lie: `serve` takes its profile from there (`profile_path`) when one is in force."""
+    return Versions(settings.state / "versions", keep)
+
+
+def _improve(arguments: Sequence[str]) -> int:
+    settings = parse(Improve, arguments)
+    if not settings.every:
+        return _once(settings)
+    while True:
+        try:
+            _once(settings)
+        except (ImproveError, JournalError) as error:
+            log.warning("nothing learned this time: %s", error)
+        time.sleep(3600.0 * settings.every)
+
+
+def _once(settings: Improve) -> int:
+    versions = versions_of(settings, settings.keep)
+    base = base_examples(settings.base) if settings.base else []
+    views = Views(settings.state / "journal")
+    try:
+        labelled = views.labelled(days_ago(settings.days), embedder=settings.embedder)
+    finally:
+        views.close()
+    data = assemble(labelled, base, versions.gate_file)
+    steps = [step.strip() for step in settings.steps.split(",") if step.strip()]
+    name, judgement = improve(data, versions, profile_of(settings), steps, settings.margin, settings.shadow)
+    return _say(name, judgement, "staged" if settings.shadow else "promoted", settings.as_json)
+
+
+def _promote(arguments: Sequence[str]) -> int:
+    settings = parse(Promote, arguments)
+    versions, views = versions_of(settings), Views(settings.state / "journal")
+    try:
+        seen = views.shadows(versions.staged())
+    finally:
+        views.close()
+    name, judgement = promote_staged(versions, seen, settings.margin)
+    return _say(name, judgement, "promoted", settings.as_json)
+
+
+def _rollback(arguments: Sequence[str]) -> int:
+    settings = parse(Rollback, arguments)
+    name = versions_of(settings).rollback(settings.to, who="operator")
+    sys.stdout.write(f"in force: {name or 'the own profile'}; reload the miner (kill -HUP) to serve it\n")
+    return 0
+
+
+def _audit(arguments: Sequence[str]) -> int:
+    settings = parse(Audit, arguments)
+    for line in versions_of(settings).audit():
+        sys.stdout.write((json.dumps(line) if settings.as_json else summary(line)) + "\n")
+    return 0
+
+
+def summary(line: dict[str, object]) -> str:
+    """One audit line for people."""
+    parts = [f"{line['time']}  {line['event']:9s} {line['version'] or 'own profile'}"]
+    compared = [(name, it) for name in ("gate", "week", "anchor") if isinstance(it := line.get(name), dict)]
+    parts += [
+        f"{name} {it['mcc_before']:.3f} -> {it['mcc_after']:.3f} (n {it['n']}, low {it['low']:+.3f})"
+        for name, it in compared
+    ]
+    if isinstance(reasons := line.get("reasons"), list):
+        parts += [str(reason) for reason in reasons]
+    return "; ".join(parts)
+
+
+def _say(name: str, judgement: Judgement, done: str, as_json: bool) -> int:
+    if as_json:
+        facts = {"version": name, "event": done if name else "refused", **asdict(judgement)}
+        sys.stdout.write(json.dumps(facts) + "\n")
+        return 0
+    console = Console()
+    for title, it in (("gate set", judgement.gate), ("newest week", judgement.week), ("best so far", judgement.anchor)):
+        if it is not None:
+            console.print(_row(title, it), highlight=False)
+    if name:
+        console.print(
+            f"[bold green]{done}[/] version {name}; reload the miner (kill -HUP) to serve it", highlight=False
+        )
+    else:
+        console.print(f"[bold yellow]refused[/] {'; '.join(judgement.reasons)}", highlight=False)
+    return 0
+
+
+def _row(title: str, it: Comparison) -> str:
+    return (
+        f"{title:12s} MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f} on {it.n} pictures ({it.roadwork} road work), "
+        f"at 95 % not below {it.low:+.3f}"
+    )

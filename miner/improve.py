@@ -1,0 +1,531 @@
+"""Learning from what was served, behind a gate: assemble, fit, compare, and only then promote; each step on record.
+
+A version is a directory with a whole profile in it (`<name>.toml`, `<name>.fit.json`, perhaps `head.json`), so that
+serving one is serving a profile. `current` points to the one in force; without it the miner's own profile is. Nothing
+is promoted that was not compared with the version in force on pictures neither of them learned from:
+
+- the gate set, drawn once and frozen: what the miner could do it must not forget;
+- the newest labelled week, never used by the fit that it judges: what the world looks like now.
+
+"Not worse at 95 %" means that the lower end of the one-sided 95 % interval of the MCC's difference (paired bootstrap,
+groups kept whole) is at least -margin on both. With margin 0 hardly anything would ever pass: on a gate set full of
+last year's pictures an honest candidate moves a little both ways. So that many small losses cannot add up, the gate
+set also compares with the best version that ever was in force. Labels that look wrong are left in: they are for the
+review page's second look, since leaving out what the model doubts would keep it from ever learning a new sign.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade.deadline import Deadline
+from cascade.estimation import resamples, weighted_mcc
+from cascade.fit import FitError, fit_profile
+from cascade.profile import Member, Profile, fit_path, load
+from cascade.replay import replay
+from cascade.trace import Record, read_all, write
+from cascade.verdict import Source, Verdict
+from miner.journal_views import Example
+from miner.service import Decide
+from models.base import Frame, Opinion
+from models.head import Weights
+
+log = logging.getLogger(__name__)
+
+WEEK = 7 * 86400.0
+MARGIN = 0.02  # MCC
+LEAST = 20  # pictures of each label a set needs to judge
+HEAD = "head"
+HEAD_FOLDS = 5
+LEAST_HEAD = 100  # labelled embeddings a head needs
+
+
+class ImproveError(ValueError):
+    """Nothing could be tried. The message says what is missing."""
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Labelled examples, each in one place: what a fit may learn from, the frozen gate set, the newest week."""
+
+    train: tuple[Example, ...]
+    gate: tuple[Example, ...]
+    week: tuple[Example, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the training pictures and labels."""
+        lines = sorted(f"{example.record.sha256} {example.label}" for example in self.train)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def base_examples(path: Path) -> list[Example]:
+    """The labelled lines of a trace (`calibrate --record` writes them) as examples of no date."""
+    with path.open(encoding="utf-8") as lines:
+        return [Example(record, 0.0, "base", "base") for record in read_all(lines) if record.label >= 0]
+
+
+def assemble(journal: Iterable[Example], base: Iterable[Example], gate_file: Path, share: float = 0.3) -> Data:
+    """Split what is labelled; the first call draws the gate set (a `share` of the groups) and writes it to `gate_file`.
+
+    The gate set is drawn from what was labelled before the newest week. Raises ImproveError without any label.
+    """
+    known = {example.record.sha256: example for example in [*base, *journal]}  # the journal's answer is the newer one
+    if not known:
+        raise ImproveError("no labelled picture: label some on the review page, or give --base a labelled trace")
+    newest = max(example.at for example in known.values())
+    week = {sha for sha, example in known.items() if example.at > max(newest - WEEK, 0.0)}
+    if not gate_file.is_file():
+        drawn = [e for sha, e in known.items() if sha not in week and _in_gate(e.record, share)]
+        _write_lines(gate_file, (write(example.record) for example in drawn))
+    gate = base_examples(gate_file)
+    frozen = {example.record.sha256 for example in gate} | {e.record.group for e in gate}
+    free = [e for e in known.values() if not {e.record.sha256, e.record.group} & frozen]
+    return Data(
+        train=tuple(e for e in free if e.record.sha256 not in week),
+        gate=tuple(_with_embedding(e, known) for e in gate),
+        week=tuple(e for e in free if e.record.sha256 in week),
+    )
+
+
+def _in_gate(record: Record, share: float) -> bool:
+    digest = hashlib.sha256(f"gate {record.group or record.sha256}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def _with_embedding(example: Example, known: dict[str, Example]) -> Example:
+    fresh = known.get(example.record.sha256)
+    return replace(example, embedding=fresh.embedding) if fresh else example
+
+
+# --- candidates -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A profile with its fit, and a head on embeddings if it has one: all that a version is."""
+
+    profile: Profile
+    head: Weights | None = None
+
+    def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float64]:
+        """What it would have answered (N,), from the recorded opinions."""
+        fusion = self.profile.fused()
+        records = (with_head(example, self.head).record for example in examples)
+        return np.array([replay(record, self.profile, fusion).probability for record in records])
+
+
+Step = Callable[[Sequence[Example], Candidate], Candidate]
+
+
+def refit(examples: Sequence[Example], candidate: Candidate) -> Candidate:
+    """Calibrations, fusion weights, intervals and band anew (`cascade.fit`). Raises FitError."""
+    records = [example.record for example in cross_fitted(examples, candidate.head)]
+    return replace(candidate, profile=fit_profile(records, candidate.profile).profile)
+
+
+def retrain_head(examples: Sequence[Example], candidate: Candidate) -> Candidate:
+    """A logistic head on the stored embeddings, as one more member of the first tier; refit afterwards.
+
+    Without enough embeddings of both labels the candidate stays as it is.
+    """
+    usable = [example for example in examples if example.embedding is not None]
+    labels = np.array([example.label for example in usable], dtype=np.int64)
+    if min(int(labels.sum()), len(labels) - int(labels.sum())) * 2 < LEAST_HEAD:
+        log.info("no head: %d labelled embeddings, %d of road work", len(labels), int(labels.sum()))
+        return candidate
+    profile = candidate.profile
+    if HEAD not in {member.model for member in profile.members}:
+        first = profile.tiers[0]
+        widened = first.model_copy(update={"members": (*first.members, Member(model=HEAD))})
+        profile = profile.model_copy(update={"tiers": (widened, *profile.tiers[1:]), "fit": None})
+    return Candidate(profile, Weights.of(_vectors(usable), labels))
+
+
+STEPS: dict[str, Step] = {"head": retrain_head, "refit": refit}
+
+
+def with_head(example: Example, head: Weights | None) -> Example:
+    """The example with the opinion that `head` has of it."""
+    if head is None or example.embedding is None:
+        return example
+    return _with_opinion(example, float(head.logits(example.embedding[None])[0]))
+
+
+def cross_fitted(examples: Sequence[Example], head: Weights | None) -> list[Example]:
+    """The same with a head's opinions, each by a head that did not learn from that example: what a fusion may trust."""
+    if head is None:
+        return list(examples)
+    where = np.array([i for i, example in enumerate(examples) if example.embedding is not None], dtype=np.int64)
+    vectors = _vectors([examples[i] for i in where])
+    labels = np.array([examples[i].label for i in where], dtype=np.int64)
+    result = list(examples)
+    for fold in range(HEAD_FOLDS):
+        test = where % HEAD_FOLDS == fold
+        logits = Weights.of(vectors[~test], labels[~test], head.l2).logits(vectors[test])
+        for i, z in zip(where[test], logits, strict=True):
+            result[i] = _with_opinion(examples[i], float(z))
+    return result
+
+
+def _with_opinion(example: Example, z: float) -> Example:
+    verdict = example.record.verdict
+    others = tuple(opinion for opinion in verdict.opinions if opinion.model != HEAD)
+    said = replace(verdict, opinions=(*others, Opinion(HEAD, z, 1.0)))
+    return replace(example, record=replace(example.record, verdict=said))
+
+
+def _vectors(examples: Sequence[Example]) -> NDArray[np.float32]:
+    return np.stack([example.embedding for example in examples if example.embedding is not None])
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two versions on the same pictures. low: lower end of the one-sided 95 % interval of `gain` in MCC."""
+
+    n: int
+    roadwork: int
+    mcc_before: float
+    mcc_after: float
+    gain: float
+    low: float
+
+
+def compare(
+    labels: NDArray[np.int64],
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    groups: Sequence[str],
+    n: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Paired bootstrap of the difference of two MCCs. Arrays (N,); `n` resamples."""
+    ones = np.ones(len(labels))
+    was, now = (weighted_mcc(labels, p > 0.5, ones) for p in (before, after))
+    low = now - was
+    if not np.array_equal(before > 0.5, after > 0.5):
+        draws = [
+            weighted_mcc(labels, after > 0.5, weight) - weighted_mcc(labels, before > 0.5, weight)
+            for weight in resamples(groups, n, seed)
+        ]
+        low = float(np.percentile(draws, 5))
+    return Comparison(len(labels), int(labels.sum()), was, now, now - was, low)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Why a candidate passes (`reasons` empty) or not. anchor: against the best version that ever was in force."""
+
+    gate: Comparison | None
+    week: Comparison | None
+    anchor: Comparison | None
+    reasons: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+
+def judge(data: Data, live: Candidate, candidate: Candidate, best: Candidate | None, margin: float) -> Judgement:
+    """Hold `candidate` against the version in force, and on the gate set against the best one so far."""
+    reasons: list[str] = []
+    found: dict[str, Comparison | None] = {}
+    for name, examples, other in (("gate", data.gate, live), ("week", data.week, live), ("anchor", data.gate, best)):
+        found[name] = None
+        if other is None:
+            continue
+        labels = np.array([example.label for example in examples], dtype=np.int64)
+        if min(int(labels.sum()), len(labels) - int(labels.sum())) < LEAST:
+            reasons.append(f"{name}: expected {LEAST} pictures of each label, got {int(labels.sum())} of {len(labels)}")
+            continue
+        groups = [example.record.group or example.record.sha256 for example in examples]
+        found[name] = it = compare(labels, other.probabilities(examples), candidate.probabilities(examples), groups)
+        if it.low < -margin:
+            reasons.append(f"{name}: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}, at 95 % as low as {it.low:+.3f}")
+    gains = [it.gain * it.n for name, it in found.items() if it and name != "anchor"]
+    if not reasons and sum(gains) <= 0.0:
+        reasons.append("nothing gained")
+    return Judgement(found["gate"], found["week"], found["anchor"], tuple(reasons))
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+class Versions:
+    """The versions on disk, the one in force, and the audit log (`audit.jsonl`), one JSON line for each event."""
+
+    def __init__(self, directory: Path, keep: int = 5, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self.directory, self._keep, self._now = directory, keep, now
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def gate_file(self) -> Path:
+        return self.directory / "gate.jsonl"
+
+    def current(self) -> str:
+        """Name of the version in force; empty: the miner's own profile."""
+        return self._target("current")
+
+    def names(self) -> list[str]:
+        """All versions on disk, oldest first."""
+        return sorted(path.name for path in self.directory.iterdir() if path.is_dir() and path.name.isdigit())
+
+    def profile_path(self, name: str = "current") -> Path | None:
+        """The profile of a version, to be served as any other; None when there is none."""
+        return next(iter(sorted((self.directory / name).glob("*.toml"))), None)
+
+    def read(self, name: str, fallback: Profile) -> Candidate:
+        """One version; the empty name is `fallback`, the miner's own profile."""
+        path = self.profile_path(name) if name else None
+        if path is None:
+            return Candidate(fallback)
+        head = path.with_name("head.json")
+        return Candidate(load(path), Weights.read(head) if head.is_file() else None)
+
+    def write(self, candidate: Candidate) -> str:
+        """Put a candidate on disk. Gives its name."""
+        name = f"{max(map(int, self.names()), default=self._last_number()) + 1:04d}"
+        draft = self.directory / f".{name}.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        path = draft / f"{candidate.profile.name}.toml"
+        path.write_text(to_toml(candidate.profile), encoding="utf-8")
+        if candidate.profile.fit:
+            fit_path(path).write_text(candidate.profile.fit.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if candidate.head:
+            candidate.head.save(draft / "head.json")
+        load(path)  # what cannot be read back is never put in force
+        draft.rename(self.directory / name)
+        return name
+
+    def promote(self, name: str, judgement: Judgement, **facts: Any) -> None:
+        """Put a version in force, forget the oldest beyond `keep`."""
+        before = self.current()
+        self._point_to(name)
+        self._note("promoted", version=name, previous=before, **asdict(judgement), **facts)
+        spare = [each for each in self.names() if each not in {name, before, self.best(), self.staged()}]
+        for old in spare[: max(len(self.names()) - self._keep, 0)]:
+            shutil.rmtree(self.directory / old)
+
+    def stage(self, name: str, judgement: Judgement, **facts: Any) -> None:
+        """Let a version run beside the live one (`Shadow`) before it may be promoted."""
+        self._point_to(name, "staged")
+        self._note("staged", version=name, previous=self.current(), **asdict(judgement), **facts)
+
+    def staged(self) -> str:
+        """Name of the version that runs in the shadow; empty: none."""
+        return self._target("staged")
+
+    def unstage(self) -> None:
+        self._point_to("", "staged")
+
+    def refuse(self, judgement: Judgement, **facts: Any) -> None:
+        """Note that a candidate did not pass; the version in force stays."""
+        self._note("refused", version=self.current(), **asdict(judgement), **facts)
+
+    def rollback(self, name: str | None = None, who: str = "") -> str:
+        """Put an older version in force (default: the one before). Gives its name; empty: the miner's own profile.
+
+        Raises ImproveError when there is nothing to go back to.
+        """
+        before = self.current()
+        if not before and name is None:
+            raise ImproveError("the miner's own profile is in force: there is nothing to go back to")
+        target = name if name is not None else self._previous_of(before)
+        if target and target not in self.names():
+            known = ", ".join(self.names()) or "none"
+            raise ImproveError(f"version {target} is not on disk (there: {known})")
+        self._point_to(target)
+        self._note("rollback", version=target, previous=before, who=who)
+        return target
+
+    def audit(self) -> list[dict[str, Any]]:
+        """Every event, oldest first."""
+        path = self.directory / "audit.jsonl"
+        if not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    def best(self) -> str:
+        """The version with the best MCC on the gate set of all that were promoted and are on disk; empty: none."""
+        marks = {
+            line["version"]: line["gate"]["mcc_after"]
+            for line in self.audit()
+            if line["event"] == "promoted" and line.get("gate")
+        }
+        there = {name: mark for name, mark in marks.items() if name in self.names()}
+        return max(there, key=lambda name: there[name], default="")
+
+    def _previous_of(self, name: str) -> str:
+        lines = [line for line in self.audit() if line["event"] == "promoted" and line["version"] == name]
+        return str(lines[-1]["previous"]) if lines else ""
+
+    def _last_number(self) -> int:
+        return max((int(line["version"]) for line in self.audit() if line.get("version")), default=0)
+
+    def _target(self, link: str) -> str:
+        path = self.directory / link
+        return os.readlink(path) if path.is_symlink() else ""
+
+    def _point_to(self, name: str, link: str = "current") -> None:
+        path = self.directory / link
+        if not name:
+            path.unlink(missing_ok=True)
+            return
+        draft = self.directory / f".{link}.new"
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(name)
+        draft.replace(path)
+
+    def _note(self, event: str, **facts: Any) -> None:
+        line = {"time": self._now().isoformat(timespec="seconds"), "event": event, **facts}
+        with (self.directory / "audit.jsonl").open("a", encoding="utf-8") as log_file:
+            log_file.write(json.dumps(line) + "\n")
+            log_file.flush()
+            os.fsync(log_file.fileno())
+
+
+def improve(
+    data: Data,
+    versions: Versions,
+    own: Profile,
+    steps: Sequence[str] = ("refit",),
+    margin: float = MARGIN,
+    shadow: bool = False,
+) -> tuple[str, Judgement]:
+    """One round: fit a candidate to `data.train`, judge it, promote (with `shadow` only stage) or refuse it.
+
+    own: the miner's own profile. Gives the new version's name, empty when refused. Raises ImproveError when there is
+    too little to fit.
+    """
+    if unknown := sorted(set(steps) - set(STEPS)):
+        raise ImproveError(f"unknown step {', '.join(unknown)}; known: {', '.join(STEPS)}")
+    live = versions.read(versions.current(), own)
+    candidate = live
+    try:
+        for step in steps:
+            candidate = STEPS[step](data.train, candidate)
+    except FitError as error:
+        raise ImproveError(f"{error}; label more on the review page") from error
+    best = versions.best()
+    anchor = versions.read(best, own) if best and best != versions.current() else None
+    judgement = judge(data, live, candidate, anchor, margin)
+    facts = {"steps": list(steps), "margin": margin, "trained_on": len(data.train), "data_sha256": data.sha256}
+    if not judgement.passed:
+        versions.refuse(judgement, **facts)
+        return "", judgement
+    name = versions.write(candidate)
+    (versions.stage if shadow else versions.promote)(name, judgement, **facts)
+    return name, judgement
+
+
+def promote_staged(
+    versions: Versions, seen: Sequence[tuple[str, int, float, float]], margin: float = MARGIN
+) -> tuple[str, Judgement]:
+    """Put the staged version in force if it was not worse on the labelled pictures both saw (`Views.shadows`)."""
+    name = versions.staged()
+    if not name:
+        raise ImproveError("no version is staged; run improve --shadow first")
+    it = shadow_comparison(seen)
+    reasons = [f"expected {LEAST} labelled pictures of each label that both saw, got {len(seen)}"] if it is None else []
+    if it is not None and it.low < -margin:
+        reasons = [f"shadow: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}, at 95 % as low as {it.low:+.3f}"]
+    judgement = Judgement(None, it, None, tuple(reasons))
+    if judgement.passed:
+        versions.promote(name, judgement, steps=["shadow"], margin=margin)
+        versions.unstage()
+        return name, judgement
+    versions.refuse(judgement, steps=["shadow"], margin=margin)
+    return "", judgement
+
+
+# --- beside the live one ----------------------------------------------------------------------------------------------
+
+
+class Shadow:
+    """Wraps `decide`: re-decides each verdict's opinions under a candidate's profile, beside the live answer.
+
+    note: told (sha256, candidate's name, candidate's probability); `Journal.shadow` fits. canary: share of pictures
+    that get the candidate's answer, chosen by the picture's digest, so that the same picture stays on one side.
+    """
+
+    def __init__(
+        self,
+        decide: Decide,
+        profile: Profile,
+        name: str,
+        note: Callable[[str, str, float], object],
+        canary: float = 0.0,
+    ) -> None:
+        self._decide, self._profile, self._fusion = decide, profile, profile.fused()
+        self._name, self._note, self._canary = name, note, canary
+
+    async def decide(self, frame: Frame, deadline: Deadline, caller: str) -> Verdict:
+        live = await self._decide(frame, deadline, caller)
+        if live.source is Source.PRIOR or not live.opinions:
+            return live
+        try:
+            candidate = replay(Record.of(live, frame), self._profile, self._fusion)
+            self._note(frame.sha256, self._name, candidate.probability)
+        except Exception as error:  # a candidate's fault must not cost the live answer
+            log.warning("candidate %s failed: %s: %s", self._name, type(error).__name__, error)
+            return live
+        if int(frame.sha256[8:16], 16) >= self._canary * 2**32:
+            return live
+        interval = candidate.interval
+        return replace(live, probability=candidate.probability, interval=interval, tiers=(*live.tiers, "canary"))
+
+
+def shadow_comparison(seen: Sequence[tuple[str, int, float, float]]) -> Comparison | None:
+    """The live answers against a candidate's on labelled pictures both saw (`Views.shadows`); None for too few."""
+    labels = np.array([label for _, label, _, _ in seen], dtype=np.int64)
+    if min(int(labels.sum()), len(labels) - int(labels.sum())) < LEAST:
+        return None
+    before, after = (np.array([row[column] for row in seen]) for column in (2, 3))
+    return compare(labels, before, after, [row[0] for row in seen])
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def to_toml(profile: Profile) -> str:
+    """The profile without its fit as TOML that `cascade.profile.load` reads."""
+    data = profile.model_dump(mode="json", exclude={"fit"}, exclude_none=True)
+    tiers = data.pop("tiers")
+    lines = [f"{key} = {_inline(value)}" for key, value in data.items()]
+    for tier in tiers:
+        members = tier.pop("members")
+        lines += ["", "[[tiers]]", *(f"{key} = {_inline(value)}" for key, value in tier.items())]
+        for member in members:
+            lines += ["", "[[tiers.members]]", *(f"{key} = {_inline(value)}" for key, value in member.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_inline(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)  # strings, numbers, booleans and lists of them are the same in TOML
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    draft = path.with_name(path.name + ".new")
+    draft.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    draft.replace(path)
