@@ -105,15 +105,20 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         for table, values in QUICK.items():
             settings[table].update(values)
     for change in options.set:
-        name, _, value = change.partition("=")
-        *tables, key = name.split(".")
-        table = settings
-        for t in tables:
-            table = table.get(t, {})
-        if key not in table:
-            raise ValueError(f"--set {change}: expected a key of {options.settings}, e.g. fit.steps=400")
-        table[key] = tomllib.loads(f"x = {value}")["x"]
+        _change(settings, change)
     return settings
+
+
+def _change(settings: dict[str, Any], change: str) -> None:
+    """`fit.steps=400` or `side=288`. Raises ValueError for a name that the settings do not have."""
+    name, _, value = change.partition("=")
+    *above, key = name.split(".")
+    table: Any = settings
+    for part in above:
+        table = table.get(part, {})
+    if key not in table:
+        raise ValueError(f"--set {change}: expected a name out of settings.toml, for example fit.steps=400")
+    table[key] = tomllib.loads(f"value = {value}")["value"]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Bank:
         return self.values[self.starts[i] : self.starts[i] + height * width * channels].reshape(height, width, channels)
 
 
-def bank(views: Sequence[View], settings: Mapping, folder: Path) -> Bank:
+def bank(views: Sequence[View], settings: Mapping[str, Any], folder: Path) -> Bank:
     """The maps of `views` after the first `cut` blocks, computed unless `folder` has them."""
     name = hashlib.sha256(f"{settings['variant']} {settings['cut']} {views}".encode()).hexdigest()[:16]
     values, index = folder / f"{name}.maps", folder / f"{name}.json"

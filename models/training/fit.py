@@ -39,7 +39,8 @@ def chances(views: Sequence[View], held_out: Collection[str], how: Mapping[str, 
     for n in usable:
         kind, label, _ = origin = _origin(views[n])
         weights[n] = shares[kind, label] / roots[kind, label] / math.sqrt(sizes[origin])
-    return weights / weights.sum()
+    total: float = weights.sum()
+    return np.asarray(weights / total)
 
 
 def _origin(view: View) -> tuple[str, int, str]:
@@ -83,8 +84,9 @@ def fit(bank: Bank, held_out: Collection[str], settings: Mapping[str, Any]) -> E
     for step in range(how["steps"]):
         drawn = rng.choice(len(weights), how["batch"], p=weights)
         target = torch.from_numpy(labels[drawn]) * (1 - 2 * how["smoothing"]) + how["smoothing"]
-        logits = network.upper(bank.batch(drawn), cut)
-        loss = functional.binary_cross_entropy_with_logits(logits, target)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network.upper(bank.batch(drawn), cut)
+        loss = functional.binary_cross_entropy_with_logits(logits.float(), target)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(body, 1.0)

@@ -49,7 +49,7 @@ def positive(frame: Pixels, objects: Sequence[Sprite], rng: Rng) -> Pixels:
     picture = Image.fromarray(frame)
     makers: list[Callable[[Rng], Sprite]] = [_cone, _barrel, _panel]
     if objects:
-        makers += [lambda r: objects[r.integers(len(objects))]] * 4
+        makers += [lambda r: objects[int(r.integers(len(objects)))]] * 4
     scene = rng.random()
     if scene < 0.55:
         _row(picture, makers[rng.integers(len(makers))], rng)

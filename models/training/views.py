@@ -47,7 +47,7 @@ class View:
 
 
 def training_views(
-    pictures: Sequence[Labelled], objects: Mapping[str, Sequence[Path]], settings: Mapping
+    pictures: Sequence[Labelled], objects: Mapping[str, Sequence[Path]], settings: Mapping[str, Any]
 ) -> list[View]:
     """The plan of a training run. objects: close-ups by source; one source's are used in any one pasted view."""
     return list(_real(pictures, settings)) + list(_pasted(pictures, objects, settings))
@@ -169,8 +169,8 @@ def _box(width: int, height: int, rng: Rng, smallest: float) -> tuple[int, int, 
     tall = wide = math.sqrt(width * height * rng.uniform(smallest, 1))
     stretch = math.exp(rng.uniform(-0.25, 0.25))
     wide, tall = min(width, wide * stretch), min(height, tall / stretch)
-    left, top = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
-    return round(left), round(top), round(left + wide), round(top + tall)
+    x, y = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
+    return round(x), round(y), round(x + wide), round(y + tall)
 
 
 def _recoloured(pixels: Pixels, rng: Rng) -> Pixels:
@@ -189,7 +189,7 @@ def _worn(pixels: Pixels, rng: Rng) -> Pixels:
     picture = Image.fromarray(pixels)
     if rng.random() < 0.3:
         factor = rng.uniform(1.5, 3)
-        small = tuple(round(edge / factor) for edge in picture.size)
+        small = round(picture.width / factor), round(picture.height / factor)
         picture = picture.resize(small, Image.Resampling.BILINEAR).resize(picture.size, Image.Resampling.BILINEAR)
     if rng.random() < 0.2:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.5)))
