@@ -24,6 +24,7 @@ import time
 import typing
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from bittensor_wallet import Keypair
 
@@ -83,7 +84,6 @@ def serve_stock(port: int, ready: Connection) -> None:
 def serve_ours(port: int, ready: Connection) -> None:
     """This project's axon, as the miner wires it, with a replay store on disk."""
     import tempfile
-    from pathlib import Path
 
     import uvloop
 
@@ -92,7 +92,7 @@ def serve_ours(port: int, ready: Connection) -> None:
     from miner.metagraph import Neuron, Snapshot
     from miner.replay import Replay
 
-    async def answer(image: str, timeout: float, caller: str, label: int) -> float:
+    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
         return 0.75
 
     async def main() -> None:
@@ -161,7 +161,7 @@ def ask(port: int, kind: str, count: int, image: str, seed: int, start: typing.A
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
@@ -258,7 +258,8 @@ def main() -> int:
         print(json.dumps({"rows": [asdict(row) for row in rows], "accept_us": accept, "reject_us": reject}, indent=1))
         return 0
     print(
-        f"{'server':11} {'request':17} {'n':>6} {'requests/s':>10} {'per core':>9} {'CPU ms':>8} {'p50 ms':>8} {'p99 ms':>8}  statuses"
+        f"{'server':11} {'request':17} {'n':>6} {'requests/s':>10} {'per core':>9} {'CPU ms':>8} {'p50 ms':>8} "
+        f"{'p99 ms':>8}  statuses"
     )
     for row in rows:
         print(

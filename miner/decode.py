@@ -73,6 +73,8 @@ def decode(image_base64: str, max_pixels: int = MAX_PIXELS) -> Frame:
     validators re-encode without EXIF, so this concerns pictures from elsewhere only. A picture of more than
     3840 x 2160 pixels comes out at 1/2, 1/4 or 1/8 of its size: no model sees the rest, and memory stays bounded.
     """
+    if len(image_base64) % 4:  # the strict mode lets a stray = at the end pass
+        raise NotBase64(f"expected plain base64, 4 characters for 3 bytes, got {len(image_base64)} characters")
     try:
         data = binascii.a2b_base64(image_base64, strict_mode=True)
     except ValueError as error:  # binascii.Error, and characters beyond ASCII
