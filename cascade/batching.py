@@ -136,10 +136,10 @@ class Worker:
         return len(self._queue)
 
     @property
-    def backlog(self) -> float:
-        """Seconds of work that lie before a job put in now, as far as recent batches tell."""
-        batches = -(-len(self._queue) // self._most) + (self.busy_since is not None)
-        return batches * self._seconds
+    def expected(self) -> float:
+        """Seconds until a job put in now is answered, as far as recent batches tell; 0 before the first."""
+        ahead = -(-len(self._queue) // self._most) + (self.busy_since is not None)
+        return (ahead + 1) * self._seconds
 
     def put(self, job: Job) -> None:
         self._queue.put(job)

@@ -103,9 +103,9 @@ class Supervisor:
         return self._worker is not None and self._worker.can_examine
 
     @property
-    def backlog(self) -> float:
-        """Seconds of work that lie before a new request."""
-        return self._worker.backlog if self._worker else 0.0
+    def expected(self) -> float:
+        """Seconds until a new request is answered, as far as recent batches tell; 0 if they do not."""
+        return self._worker.expected if self._worker else 0.0
 
     def adopt(self, member: Member) -> None:
         """Go on under another profile's settings for the same model."""

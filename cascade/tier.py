@@ -46,8 +46,9 @@ async def ask(
 
 
 def expected_ms(tier: Tier, supervisors: Mapping[str, Supervisor]) -> float:
-    """What asking the tier now would take: its usual time, after the work that already waits for its members."""
-    return tier.expected_ms + 1e3 * max(supervisors[member.model].backlog for member in tier.members)
+    """What asking the tier now would take: what the profile says, or more if the members were slower than that lately,
+    or have work waiting."""
+    return max(tier.expected_ms, *(1e3 * supervisors[member.model].expected for member in tier.members))
 
 
 def readiness(tier: Tier, supervisors: Mapping[str, Supervisor]) -> TierReadiness:

@@ -52,7 +52,7 @@ async def test_not_started_is_unavailable() -> None:
     with pytest.raises(ModelUnavailable, match="not loaded"):
         await ask(supervisor)
     assert not await supervisor.canary()
-    assert supervisor.backlog == 0.0
+    assert supervisor.expected == 0.0
     assert not supervisor.can_examine
     assert supervisor.state().queued == 0
     await supervisor.close()
