@@ -134,6 +134,6 @@ def _plain(value: float) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next 1, 2 or 5 times a power of ten: five equal steps of it are round too."""
+    """The next of a few round numbers: five equal steps of each are round too."""
     power = 10.0 ** math.floor(math.log10(max(value, 1e-3)))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
+    return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value)
