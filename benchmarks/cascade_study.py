@@ -14,11 +14,14 @@ bootstrap; the difference between cascade and best single member is a paired boo
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cascade.calibration import Array, sigmoids
 from cascade.estimation import Labels, choose_calibration, class_weight, group_folds, resamples, splits, weighted_mcc

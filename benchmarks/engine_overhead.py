@@ -15,8 +15,11 @@ import cProfile
 import pstats
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cascade.calibration import Beta, VennAbers
 from cascade.deadline import Deadline

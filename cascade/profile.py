@@ -103,8 +103,15 @@ class Profile(Part):
         return tuple(member for tier in self.tiers for member in tier.members)
 
     def asking_all(self) -> Profile:
-        """The same profile with a band that is never left: every tier is asked. For `calibrate`."""
-        return self.model_copy(update={"band": (0.0, 1.0)})
+        """The same profile with a band that is never left and time-outs of a minute: every member is asked and waited
+        for. For `calibrate`, which nobody waits for."""
+        tiers = tuple(
+            tier.model_copy(
+                update={"members": tuple(m.model_copy(update={"timeout_ms": 60_000.0}) for m in tier.members)}
+            )
+            for tier in self.tiers
+        )
+        return self.model_copy(update={"band": (0.0, 1.0), "tiers": tiers})
 
     def fused(self) -> Fusion:
         """The fusion this profile asks for."""

@@ -26,7 +26,7 @@ from models.base import Frame, Model, ModelError, ModelTimeout, ModelUnavailable
 log = logging.getLogger(__name__)
 
 Factory = Callable[[str], Model]  # model key -> a fresh model, not loaded
-CANARY = Frame.of(np.full((360, 640, 3), 127, np.uint8))
+CANARY = Frame.of(np.full((224, 224, 3), 127, np.uint8))
 
 
 @dataclass(frozen=True, slots=True)

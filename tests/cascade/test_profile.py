@@ -130,7 +130,9 @@ def test_a_broken_fit_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
-def test_asking_all_never_leaves_the_band() -> None:
+def test_asking_all_never_leaves_the_band_and_waits_for_everybody() -> None:
     profile: Profile = profile_of(tier("one", "a"))
-    assert profile.asking_all().band == (0.0, 1.0)
-    assert profile.band == (0.2, 0.8)
+    patient = profile.asking_all()
+    assert patient.band == (0.0, 1.0)
+    assert patient.members[0].timeout_ms == 60_000.0
+    assert (profile.band, profile.members[0].timeout_ms) == ((0.2, 0.8), 2000.0)
