@@ -27,7 +27,7 @@ configs:
 
 # Street pictures answered by a miner
 
-`pictures`: labelled pictures (label 1: road work, 0: none; `label_source`: testnet, human or consensus), with the answer
+`pictures`: labelled pictures (label 1: road work, 0: none; `label_source`: testnet, human or consensus) and the answer
 that was given. `requests`: every request, without pictures. Written by `./run_miner.sh journal export`.
 """
 

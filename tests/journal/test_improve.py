@@ -1,0 +1,397 @@
+"""A candidate is put in force only if it is not worse, every step is on record, and every step can be taken back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cascade.calibration import sigmoid
+from cascade.deadline import Deadline
+from cascade.profile import Member, Profile, SecondQuestion, Tier, load, shipped
+from cascade.trace import Record, write
+from cascade.verdict import Source, Verdict
+from miner.improve import (
+    HEAD,
+    STEPS,
+    Candidate,
+    Comparison,
+    Data,
+    ImproveError,
+    Judgement,
+    Shadow,
+    Versions,
+    assemble,
+    base_examples,
+    compare,
+    cross_fitted,
+    improve,
+    judge,
+    promote_staged,
+    retrain_head,
+    to_toml,
+)
+from miner.journal_views import Example
+from models.base import Frame, Opinion
+from models.metrics import mcc
+from tests.journal.making import verdict
+
+OWN = Profile(
+    name="own",
+    band=(0.4, 0.6),
+    tiers=(
+        Tier(name="one", required=True, expected_ms=10, members=(Member(model="first"),)),
+        Tier(name="two", expected_ms=100, members=(Member(model="second"),)),
+    ),
+)
+DAY = 86400.0
+NOW = 1e9
+
+
+def examples(
+    n: int, seed: int, at: float = NOW - 30 * DAY, bias: float = 0.0, embeddings: bool = False, flip: float = 0.0
+) -> list[Example]:
+    """Labelled answers of two experts. bias: what the first one is off by; flip: share of wrong labels."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(n):
+        truth = int(rng.random() < 0.5)
+        side = 2 * truth - 1
+        first, second = (float(3.0 * side + 3.0 * rng.standard_normal()) for _ in range(2))
+        said = verdict(
+            sigmoid(first + bias), opinions=(Opinion("first", first + bias, 9.0), Opinion("second", second, 80.0))
+        )
+        label = truth ^ int(rng.random() < flip)
+        vector = (rng.standard_normal(6) + side * np.array([2, -2, 0, 0, 0, 0])).astype(np.float32)
+        sha256 = f"{rng.integers(2**63):016x}".ljust(64, "0")
+        record = Record("2026-01-01T00:00:00.000Z", sha256, 224, 224, said, label, sha256)
+        made.append(Example(record, at + number, "testnet", "v", vector if embeddings else None))
+    return made
+
+
+def data(bias: float, seed: int = 0, n: int = 800) -> Data:
+    train = tuple(examples(min(n, 150), 3 * seed, bias=bias))  # few: a fit is slow; many to judge by
+    gate, week = (tuple(examples(n, 3 * seed + part, bias=bias)) for part in (1, 2))
+    return Data(train, gate, week)
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Versions:
+    return Versions(tmp_path / "versions")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit by hand instead of the whole out-of-fold study: takes back the mean error of the first expert."""
+
+    def unbias(examples: Sequence[Example], candidate: Candidate) -> Candidate:
+        tiers = candidate.profile.tiers
+        weights = {"first": 0.2, "second": 1.0}
+        members = [m.model_copy(update={"weight": weights[m.model]}) for m in candidate.profile.members]
+        return Candidate(
+            candidate.profile.model_copy(
+                update={
+                    "tiers": tuple(t.model_copy(update={"members": (m,)}) for t, m in zip(tiers, members, strict=True))
+                }
+            )
+        )
+
+    def worsen(examples: Sequence[Example], candidate: Candidate) -> Candidate:
+        tier = candidate.profile.tiers[0]
+        muted = tier.model_copy(update={"members": (Member(model="first", weight=0.01),)})
+        return Candidate(candidate.profile.model_copy(update={"tiers": (muted,)}))
+
+    monkeypatch.setitem(STEPS, "unbias", unbias)
+    monkeypatch.setitem(STEPS, "worsen", worsen)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_label_has_one_place_and_the_newest_week_is_never_learned_from(tmp_path: Path) -> None:
+    old, new = examples(300, 0, NOW - 30 * DAY), examples(100, 1, NOW - 2 * DAY)
+    split = assemble([*old, *new], [], tmp_path / "gate.jsonl")
+    places = [{e.record.sha256 for e in part} for part in (split.train, split.gate, split.week)]
+    assert places[2] == {e.record.sha256 for e in new}
+    assert not places[0] & places[1]
+    assert sum(map(len, places)) == 400
+    assert 60 < len(places[1]) < 120
+
+
+def test_the_gate_set_is_frozen_and_nothing_of_it_is_ever_learned_from(tmp_path: Path) -> None:
+    old = examples(300, 0, NOW - 30 * DAY)
+    first = assemble(old, [], tmp_path / "gate.jsonl")
+    frozen = (tmp_path / "gate.jsonl").read_bytes()
+    later = assemble([*old, *examples(300, 1, NOW)], [], tmp_path / "gate.jsonl")
+    assert (tmp_path / "gate.jsonl").read_bytes() == frozen
+    gate = {e.record.sha256 for e in first.gate}
+    assert {e.record.sha256 for e in later.gate} == gate
+    assert not gate & {e.record.sha256 for e in (*later.train, *later.week)}
+
+
+def test_groups_are_not_split_between_gate_and_training(tmp_path: Path) -> None:
+    grouped = [
+        replace(e, record=replace(e.record, group=f"camera {number % 20}"), at=NOW - 30 * DAY)
+        for number, e in enumerate(examples(400, 0))
+    ]
+    split = assemble([*grouped, *examples(50, 1, NOW)], [], tmp_path / "gate.jsonl")
+    assert not {e.record.group for e in split.train} & {e.record.group for e in split.gate}
+
+
+def test_a_base_set_comes_from_labelled_trace_lines(tmp_path: Path) -> None:
+    base = examples(100, 0)
+    unlabelled = replace(base[0].record, label=-1)
+    lines = [write(e.record) for e in base] + [write(unlabelled)]
+    (tmp_path / "base.jsonl").write_text("\n".join(lines))
+    found = base_examples(tmp_path / "base.jsonl")
+    assert len(found) == 100
+    split = assemble(examples(60, 5, NOW), found, tmp_path / "gate.jsonl")
+    assert len(split.train) + len(split.gate) == 100
+    assert len(split.week) == 60
+
+
+def test_without_labels_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    with pytest.raises(ImproveError, match="review page"):
+        assemble([], [], tmp_path / "gate.jsonl")
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+def decisions(labels: NDArray[np.int64], wrong: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    return np.where(rng.random(len(labels)) < wrong, 1 - labels, labels).astype(float)
+
+
+def test_a_comparison_is_paired_and_its_low_end_holds_in_19_of_20_worlds() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for seed in range(60):
+        labels = (rng.random(300) < 0.5).astype(np.int64)
+        before, after = decisions(labels, 0.10, rng), decisions(labels, 0.15, rng)
+        it = compare(labels, before, after, [str(i) for i in range(300)], n=200, seed=seed)
+        assert it.gain == pytest.approx(mcc(labels, after) - mcc(labels, before))
+        held += it.low <= -0.10  # the truth: 0.70 - 0.80
+    assert held >= 54
+
+
+def test_the_same_decisions_are_certainly_not_worse() -> None:
+    labels = np.array([0, 1] * 50)
+    p = np.linspace(0, 1, 100)
+    assert compare(labels, p, np.where(p > 0.5, 0.9, 0.1), [str(i) for i in range(100)]).low == 0.0
+
+
+@pytest.mark.slow
+def test_a_better_fit_is_promoted_and_the_audit_says_on_what_figures(versions: Versions) -> None:
+    name, judgement = improve(data(bias=3.0), versions, OWN)
+    assert judgement.passed
+    assert name == "0001" == versions.current()
+    (line,) = versions.audit()
+    assert (line["event"], line["version"], line["previous"], line["trained_on"]) == ("promoted", "0001", "", 150)
+    assert line["gate"]["mcc_after"] > line["gate"]["mcc_before"] + 0.02
+    assert line["week"]["low"] >= -0.02
+    path = versions.profile_path()
+    assert path is not None
+    assert load(path).fit is not None  # what is in force is a profile like any other
+
+
+def test_a_worse_candidate_is_refused_and_the_live_version_stays(versions: Versions, quick: None) -> None:
+    name, judgement = improve(data(bias=0.0), versions, OWN, steps=["worsen"])
+    assert (name, versions.current()) == ("", "")
+    assert not judgement.passed
+    (line,) = versions.audit()
+    assert line["event"] == "refused"
+    assert "gate: MCC" in line["reasons"][0]
+
+
+def test_no_gain_is_no_reason_to_change(versions: Versions) -> None:
+    same = Candidate(OWN)
+    assert judge(data(bias=0.0), same, same, None, 0.02).reasons == ("nothing gained",)
+
+
+def test_too_few_pictures_judge_nobody() -> None:
+    some = data(bias=0.0, n=800)
+    few = Data(some.train, some.gate, some.week[:30])
+    judgement = judge(few, Candidate(OWN), Candidate(OWN), None, 0.02)
+    assert judgement.week is None
+    assert "week: expected 20" in judgement.reasons[0]
+
+
+def test_many_small_losses_cannot_add_up(versions: Versions, quick: None) -> None:
+    better = STEPS["unbias"]((), Candidate(OWN))
+    judged = judge(data(bias=3.0), Candidate(OWN), Candidate(OWN), better, 0.02)
+    assert judged.anchor is not None
+    assert any(reason.startswith("anchor") for reason in judged.reasons)
+
+
+def test_too_few_labels_to_fit_say_so(versions: Versions) -> None:
+    few = data(bias=0.0, n=30)
+    with pytest.raises(ImproveError, match="label more"):
+        improve(few, versions, OWN)
+    with pytest.raises(ImproveError, match="known: head, refit"):
+        improve(few, versions, OWN, steps=["distil"])
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+FINE = Judgement(Comparison(100, 50, 0.5, 0.6, 0.1, 0.0), None, None, ())
+
+
+def put(versions: Versions, mark: float = 0.6) -> str:
+    name = versions.write(Candidate(OWN))
+    versions.promote(name, replace(FINE, gate=Comparison(100, 50, 0.5, mark, 0.1, 0.0)))
+    return name
+
+
+def test_rollback_goes_back_one_and_one_more_to_the_own_profile(versions: Versions) -> None:
+    put(versions)
+    put(versions)
+    assert versions.rollback(who="me") == "0001" == versions.current()
+    assert versions.rollback(who="me") == "" == versions.current()
+    with pytest.raises(ImproveError, match="nothing to go back to"):
+        versions.rollback()
+    events = [(line["event"], line["version"], line.get("previous")) for line in versions.audit()]
+    assert events[2:] == [("rollback", "0001", "0002"), ("rollback", "", "0001")]
+
+
+def test_rollback_to_a_version_that_is_gone_says_which_are_there(versions: Versions) -> None:
+    put(versions)
+    with pytest.raises(ImproveError, match="there: 0001"):
+        versions.rollback("0007")
+
+
+def test_the_last_versions_stay_and_the_best_and_the_live_one_always(tmp_path: Path) -> None:
+    versions = Versions(tmp_path, keep=3)
+    for mark in (0.6, 0.9, 0.6, 0.6, 0.6, 0.6):
+        put(versions, mark)
+    assert versions.names() == ["0002", "0005", "0006"]
+    assert versions.best() == "0002"
+    assert put(versions) == "0007"  # a number is never used twice
+
+
+def test_numbers_go_on_even_after_all_versions_are_deleted(versions: Versions) -> None:
+    import shutil
+
+    put(versions)
+    shutil.rmtree(versions.directory / "0001")
+    assert put(versions) == "0002"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_profiles_survive_the_way_to_disk(name: str, versions: Versions) -> None:
+    profile = load(name)
+    assert versions.read(versions.write(Candidate(profile)), OWN).profile == profile
+
+
+def test_every_key_of_a_profile_survives_the_way_to_disk(versions: Versions) -> None:
+    asked = SecondQuestion(model="second", when_logit_gap=2.0)
+    profile = OWN.model_copy(update={"second_question": asked, "prior": 0.3})
+    (versions.directory / "p.toml").write_text(to_toml(profile))
+    assert load(versions.directory / "p.toml") == profile
+
+
+# --- a head -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_head_becomes_a_member_and_helps(versions: Versions) -> None:
+    parts = [tuple(examples(n, seed, embeddings=True)) for seed, n in enumerate((150, 500, 500))]
+    name, judgement = improve(Data(*parts), versions, OWN, steps=["head", "refit"])
+    assert judgement.gate is not None
+    assert judgement.gate.gain > 0.05
+    again = versions.read(name, OWN)
+    assert HEAD in {member.model for member in again.profile.tiers[0].members}
+    assert again.head is not None
+    assert again.head.n == 150
+
+
+def test_without_embeddings_there_is_no_head() -> None:
+    candidate = Candidate(OWN)
+    assert retrain_head(examples(500, 0), candidate) is candidate
+
+
+def test_the_fusion_learns_from_opinions_of_heads_that_did_not_know_the_picture() -> None:
+    noise = [
+        replace(e, embedding=np.random.default_rng(number).standard_normal(150).astype(np.float32))
+        for number, e in enumerate(examples(200, 0))
+    ]
+    head = retrain_head(noise, Candidate(OWN)).head
+    assert head is not None
+    honest = [next(o.logit for o in e.record.verdict.opinions if o.model == HEAD) for e in cross_fitted(noise, head)]
+    labels = np.array([e.label for e in noise])
+    seen = head.logits(np.stack([e.embedding for e in noise if e.embedding is not None]))
+    assert np.mean((seen > 0) == labels) > 0.75  # it knows its training set by heart
+    assert np.mean((np.array(honest) > 0) == labels) < 0.62
+
+
+# --- shadow and canary ------------------------------------------------------------------------------------------------
+
+SAYS_YES = OWN.model_copy(update={"tiers": (OWN.tiers[0].model_copy(update={"members": (Member(model="second"),)}),)})
+
+
+def frame(number: int) -> Frame:
+    return Frame(np.zeros((2, 2, 3), dtype=np.uint8), f"{number * 2654435761 % 2**32:016x}".ljust(64, "0"))
+
+
+async def live(frame: Frame, deadline: Deadline, caller: str) -> Verdict:
+    return verdict(0.2, opinions=(Opinion("first", -1.4, 1.0), Opinion("second", 3.0, 1.0)))
+
+
+async def test_a_shadow_is_noted_and_never_sent() -> None:
+    seen: list[tuple[str, str, float]] = []
+    shadow = Shadow(live, SAYS_YES, "0007", lambda *told: seen.append(told))
+    said = await shadow.decide(frame(1), Deadline.after(1), "")
+    assert said.probability == 0.2
+    assert seen == [(frame(1).sha256, "0007", pytest.approx(sigmoid(3.0)))]
+
+
+async def test_a_canary_answers_its_share_and_the_same_picture_alike() -> None:
+    shadow = Shadow(live, SAYS_YES, "0007", lambda *_: None, canary=0.1)
+    said = [await shadow.decide(frame(number), Deadline.after(1), "") for number in range(1000)]
+    again = [await shadow.decide(frame(number), Deadline.after(1), "") for number in range(1000)]
+    sent = [v.probability > 0.5 for v in said]
+    assert sent == [v.probability > 0.5 for v in again]
+    assert 60 < sum(sent) < 140
+    assert {v.tiers for v in said if v.probability > 0.5} == {("one", "canary")}
+
+
+async def test_a_candidate_that_fails_costs_the_live_answer_nothing() -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("full")
+
+    shadow = Shadow(live, SAYS_YES, "0007", broken, canary=1.0)
+    assert (await shadow.decide(frame(1), Deadline.after(1), "")).probability == 0.2
+
+
+async def test_the_prior_has_no_shadow() -> None:
+    async def nothing(frame: Frame, deadline: Deadline, caller: str) -> Verdict:
+        return verdict(0.5, opinions=(), source=Source.PRIOR)
+
+    seen: list[object] = []
+    await Shadow(nothing, SAYS_YES, "0007", lambda *told: seen.append(told)).decide(frame(1), Deadline.after(1), "")
+    assert seen == []
+
+
+def test_a_staged_version_is_promoted_on_what_it_said_in_the_shadow(versions: Versions, quick: None) -> None:
+    with pytest.raises(ImproveError, match="staged"):
+        promote_staged(versions, [])
+    name, _ = improve(data(bias=3.0), versions, OWN, steps=["unbias"], shadow=True)
+    assert (versions.staged(), versions.current()) == (name, "")
+    assert promote_staged(versions, [])[0] == ""  # nothing was seen yet
+    worse = [(str(i), i % 2, float(i % 2), float(i % 3 == 0)) for i in range(200)]
+    assert promote_staged(versions, worse)[0] == ""
+    better = [(str(i), i % 2, float(i % 3 == 0), float(i % 2)) for i in range(200)]
+    assert promote_staged(versions, better)[0] == name == versions.current()
+    assert versions.staged() == ""
+    assert [line["event"] for line in versions.audit()] == ["staged", "refused", "refused", "promoted"]
+
+
+def test_the_audit_log_is_one_json_line_for_each_event(versions: Versions) -> None:
+    put(versions)
+    versions.rollback()
+    lines = (versions.directory / "audit.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["promoted", "rollback"]
