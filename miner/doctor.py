@@ -34,14 +34,16 @@ from miner.gpu import cards as driver_cards
 from miner.metagraph import Neuron, Snapshot
 from miner.settings import Settings
 from miner.wallet import hotkey_file
+from models import planner
+from models.base import BadWeights
 from models.catalog import Entry, entries
+from models.weights import locate
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 3.0  # seconds for each question asked of the network
 NTP_SERVER = "pool.ntp.org"
 NTP_EPOCH = 2_208_988_800  # seconds from 1900, where NTP counts from, to 1970
 NEVER_ASKED_STAKE = 40_096.0  # validators do not ask a miner that holds a permit and more stake than this
-ON_THE_CPU = {"onnxruntime", "rapidocr", "numpy"}  # libraries whose models take no card's memory
 
 
 class Outcome(StrEnum):
@@ -200,31 +202,25 @@ def driver(world: World) -> Said:
 
 
 def video_memory(world: World) -> Said:
-    needed = sum(size(entry) for entry in members(world.settings.profile) if entry.library not in ON_THE_CPU)
+    keys = [entry.key for entry in members(world.settings.profile)]
+    needed, _ = planner.jobs(keys, [80.0])
     if not needed:
         return ok(f"profile {world.settings.profile} needs no card")
     try:
-        free = sum(card.memory_total - card.memory_used for card in world.cards()) / GB
+        free = [(card.memory_total - card.memory_used) / GB for card in world.cards()]
     except NoCards as error:
-        return fail(
-            f"{needed:.1f} GB of weights needed; {error}", "choose --profile embedded, or a machine with a card"
-        )
-    figure = f"{needed:.1f} GB of weights needed, {free:.1f} GB free"
-    if free < needed:
-        return fail(figure, "choose a smaller --profile, or end what holds the card (nvidia-smi shows it)")
-    return (
-        ok(figure) if free > 1.3 * needed else warn(figure, "activations and caches need room too: about a third more")
-    )
+        return fail(f"{world.settings.profile} needs a card; {error}", "choose --profile embedded, or rent a card")
+    figure = f"{', '.join(f'{each:.1f}' for each in free)} GB free"
+    try:
+        placement = planner.place(keys, free)
+    except planner.DoesNotFit as error:
+        return fail(f"{figure}; {error}", "choose a smaller --profile, or end what holds the card (see nvidia-smi)")
+    return ok(f"{figure}; {len(placement.placed)} processes fit")
 
 
 def members(name: str) -> list[Entry]:
     """What the catalog says of a profile's models, those it does not know left out. Raises ProfileError."""
     return [entries()[member.model] for member in load(name).members if member.model in entries()]
-
-
-def size(entry: Entry) -> float:
-    """GB of weights in the smallest precision the model comes in; 0 when the catalog does not say."""
-    return min(entry.memory_gb.values(), default=0.0)
 
 
 def disk(world: World) -> Said:
@@ -265,24 +261,15 @@ def profile(world: World) -> Said:
 def weights(world: World) -> Said:
     chosen = members(world.settings.profile)
     remote = [entry for entry in chosen if entry.repository]
-    missing = [entry for entry in remote if not cached(entry.repository, entry.revision)]
+    missing = []
+    for entry in remote:
+        try:
+            locate(entry)
+        except BadWeights as error:
+            missing.append(str(error))
     if missing:
-        names = ", ".join(entry.repository for entry in missing)
-        gigabytes = sum(size(entry) for entry in missing)
-        return warn(f"not on this machine yet: {names}", f"about {gigabytes:.1f} GB are fetched at the first start")
+        return warn("; ".join(missing), f"./run_miner.sh fetch {world.settings.profile}")
     return ok(f"{len(chosen) - len(remote)} in the package, {len(remote)} in the hub's cache")
-
-
-def hub_cache() -> Path:
-    """Where the Hugging Face client keeps what it fetched."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-
-
-def cached(repository: str, revision: str) -> bool:
-    """Whether the hub's cache holds a snapshot (of that revision, when one is pinned)."""
-    snapshots = hub_cache() / f"models--{repository.replace('/', '--')}" / "snapshots"
-    return (snapshots / revision).is_dir() if revision else any(snapshots.glob("*"))
 
 
 def hub(world: World) -> Said:
