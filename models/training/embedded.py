@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or 2 when the data or the settings are not usable."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for chatty in ("onnxscript", "onnx_ir"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
     try:
         settings = _settings(options)

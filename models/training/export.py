@@ -39,7 +39,7 @@ class _FromPixels(nn.Module):
 
 def write_onnx(network: EfficientNetLite, path: Path) -> float:
     """Write the network and return the largest difference of a logit from torch. Raises ValueError above TOLERANCE."""
-    whole = _FromPixels(network.eval())
+    whole = _FromPixels(network).eval()
     free = torch.export.Dim.AUTO
     torch.onnx.export(
         whole,

@@ -19,7 +19,8 @@ from models.training import embedded, evaluate, export, paste, views
 from models.training.backbone import pretrained
 from models.training.fit import chances
 
-SETTINGS = embedded.HERE / "settings.toml"
+# torch's exporter uses a name of its own that it has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
 
 
 def street(seed: int, roadwork: bool) -> Image.Image:
