@@ -17,10 +17,11 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from miner.metagraph import Neuron, Snapshot
@@ -201,7 +202,7 @@ class SubtensorChain:
         self._subtensor: Any = None
 
     def snapshot(self) -> Snapshot:
-        return read_metagraph(self._ask(self._metagraph), self.genesis, time.time())
+        return self._ask(lambda subtensor: read_metagraph(self._metagraph(subtensor), self.genesis, time.time()))
 
     def serve(self, hotkey: Keypair, ip: str, port: int) -> None:
         response = self._ask(lambda subtensor: _serve_axon(subtensor, hotkey, self.netuid, ip, port))
@@ -209,18 +210,16 @@ class SubtensorChain:
             raise NotServed(f"{self.endpoint}: {ip}:{port} was not announced: {response.message}")
 
     def describe(self) -> Description:
-        info, when, spec = self._ask(
-            lambda subtensor: (
-                self._metagraph(subtensor),
-                subtensor.get_timestamp().timestamp(),
-                subtensor.substrate.runtime.runtime_version,
-            )
-        )
-        return replace(read_description(info, self.endpoint, self.genesis), block_time=when, spec_version=spec)
+        return self._ask(self._describe)
 
     def close(self) -> None:
         if self._subtensor is not None:
             self._subtensor.close()
+
+    def _describe(self, subtensor: Any) -> Description:
+        said = read_description(self._metagraph(subtensor), self.endpoint, self.genesis)
+        when = subtensor.get_timestamp().timestamp()
+        return replace(said, block_time=when, spec_version=subtensor.substrate.runtime.runtime_version)
 
     def _metagraph(self, subtensor: Any) -> Any:
         info = subtensor.get_metagraph_info(self.netuid, selected_indices=_columns())
@@ -267,13 +266,21 @@ class SubtensorChain:
 
 
 def read_metagraph(info: Any, genesis: str, taken_at: float) -> Snapshot:
-    """The SDK's `MetagraphInfo` as a snapshot. A hotkey's address is empty until it announced one."""
+    """The SDK's `MetagraphInfo` as a snapshot. A neuron's address is empty until it announced one."""
     neurons = {}
     rows = zip(info.hotkeys, info.total_stake, info.validator_permit, info.axons, strict=True)
     for uid, (hotkey, stake, permit, axon) in enumerate(rows):
-        ip, port = (axon.ip, int(axon.port)) if axon.port else ("", 0)
-        neurons[hotkey] = Neuron(uid, hotkey, float(stake.tao), bool(permit), ip, port)
+        neurons[hotkey] = Neuron(uid, hotkey, float(stake.tao), bool(permit), *_address(axon))
     return Snapshot(info.netuid, int(info.block), taken_at, neurons, genesis)
+
+
+def _address(axon: Mapping[str, int]) -> tuple[str, int]:
+    """(ip, port) of the chain's record, whose ip is a number; anybody may have announced anything."""
+    kind = IPv6Address if axon["ip_type"] == 6 else IPv4Address
+    try:
+        return (str(kind(axon["ip"])), axon["port"]) if axon["port"] else ("", 0)
+    except ValueError:
+        return "", 0
 
 
 def read_description(info: Any, endpoint: str, genesis: str) -> Description:
@@ -397,14 +404,15 @@ def _sdk() -> _Sdk:
             if hasattr(method, "cache_clear"):
                 method.cache_clear()
 
-    def open_subtensor(endpoint: str, patience: float, check: Callable[[Any], None]) -> Any:
-        class OneSocket(bittensor.Subtensor):  # type: ignore[misc]
-            def _get_substrate(self, **_: Any) -> Any:
-                return Node(self.chain_endpoint, patience, check)
+    class OneSocket(bittensor.Subtensor):  # type: ignore[misc]
+        def __init__(self, endpoint: str, patience: float, check: Callable[[Any], None]) -> None:
+            self._node = (patience, check)
+            super().__init__(network=endpoint)
 
-        return OneSocket(network=endpoint)
+        def _get_substrate(self, **_: Any) -> Any:
+            return Node(self.chain_endpoint, *self._node)
 
-    return _Sdk(open_subtensor, forget, (OSError, WebSocketException, MaxRetriesExceeded))
+    return _Sdk(OneSocket, forget, (OSError, WebSocketException, MaxRetriesExceeded))
 
 
 @functools.cache
