@@ -131,11 +131,11 @@ class Engine:
         return {key: supervisor.state() for key, supervisor in self._plan.supervisors.items()}
 
     async def replace(self, profile: Profile, models: Mapping[str, Model] | None = None) -> None:
-        """Go on under another profile without losing a request. New models come from `models` or the factory and are
-        loaded first. Raises ValueError or ModelError, and the old profile stays."""
+        """Go on under another profile without losing a request. What `models` holds takes the place of what is there;
+        other new members come from the factory. All are loaded first. Raises ValueError or ModelError, and the old profile stays."""
         old = self._plan
         plan = self._planned(profile, models or {}, old.supervisors)
-        added = {key: s for key, s in plan.supervisors.items() if key not in old.supervisors}
+        added = {key: s for key, s in plan.supervisors.items() if old.supervisors.get(key) is not s}
         await self._load(plan, added)
         for member in profile.members:
             plan.supervisors[member.model].adopt(member)
@@ -143,14 +143,14 @@ class Engine:
         log.info("profile %s replaces %s", profile.name, old.profile.name)
         if old.requests:
             await old.idle.wait()
-        dropped = [s for key, s in old.supervisors.items() if key not in plan.supervisors]
+        dropped = [s for key, s in old.supervisors.items() if plan.supervisors.get(key) is not s]
         await asyncio.gather(*(supervisor.close() for supervisor in dropped))
 
     def _planned(self, profile: Profile, models: Mapping[str, Model], kept: Mapping[str, Supervisor]) -> Plan:
         supervisors = {}
         for member in profile.members:
             key = member.model
-            if key in kept:
+            if key in kept and key not in models:
                 supervisors[key] = kept[key]
                 continue
             model = models.get(key) or (self._factory(key) if self._factory else None)

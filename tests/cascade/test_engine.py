@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 from cascade_helpers import QUICK, picture, profile_of, running, tier, until
@@ -42,11 +41,15 @@ async def test_unsure_asks_the_next_tier_and_pools() -> None:
 
 
 async def test_members_of_a_tier_work_side_by_side() -> None:
-    profile = profile_of(tier("all", *"abcd"))
-    async with running(profile, [Fake(key, 0.1, fault=slow(0.1)) for key in "abcd"]) as engine:
-        verdict = await engine.decide(picture(), soon())
+    together = threading.Barrier(4)  # opens only while all four are at work
+
+    def meet(frames: object) -> None:
+        together.wait(5.0)
+
+    profile = profile_of(tier("all", *(Member(model=key, timeout_ms=9000.0) for key in "abcd")))
+    async with running(profile, [Fake(key, 0.1, fault=meet) for key in "abcd"]) as engine:
+        verdict = await engine.decide(picture(), soon(9.0))
     assert len(verdict.opinions) == 4
-    assert verdict.milliseconds < 250.0
 
 
 async def test_a_next_tier_that_does_not_fit_is_not_asked() -> None:
@@ -59,23 +62,23 @@ async def test_a_next_tier_that_does_not_fit_is_not_asked() -> None:
 
 async def test_nor_is_one_whose_members_have_a_backlog() -> None:
     gate = threading.Event()
-    b = Fake("b", 4.0, fault=slow(0.1))
+    b = Fake("b", 4.0, fault=slow(0.5))
     async with running(TWO, [Fake("a", 0.5), b]) as engine:
         await engine.decide(picture(), soon())  # the engine learns what b takes
         b._fault = hang(gate)
         first = asyncio.create_task(engine.decide(picture(), soon()))
         await until(lambda: len(b.batches) == 2)
-        verdict = await engine.decide(picture(), soon(0.09))
+        verdict = await engine.decide(picture(), soon(0.45))
         assert verdict.stop is Stop.NO_TIME
         gate.set()
         assert len((await first).opinions) == 2
 
 
 async def test_late_opinions_are_dropped_never_awaited() -> None:
-    async with running(TWO, [Fake("a", 0.5), Fake("b", 4.0, fault=slow(0.5))]) as engine:
-        begun = time.monotonic()
-        verdict = await engine.decide(picture(), soon(0.1))
-        assert time.monotonic() - begun < 0.15
+    released = threading.Event()
+    async with running(TWO, [Fake("a", 0.5), Fake("b", 4.0, fault=hang(released))]) as engine:
+        verdict = await engine.decide(picture(), soon(0.2))  # comes back while "b" is still at it
+        released.set()
     assert verdict.probability == pytest.approx(sigmoid(0.5))
     assert (verdict.source, verdict.degraded) == (Source.PARTIAL, True)
     assert [(failure.model, failure.kind) for failure in verdict.failures] == [("b", "timeout")]
@@ -83,9 +86,9 @@ async def test_late_opinions_are_dropped_never_awaited() -> None:
 
 async def test_time_that_ran_out_stops_before_the_next_tier() -> None:
     profile = profile_of(tier("one", "a"), tier("two", "b"), tier("three", "c"))
-    models = [Fake("a", 0.5), Fake("b", fault=slow(0.3)), Fake("c", 4.0)]
+    models = [Fake("a", 0.5), Fake("b", fault=slow(0.6)), Fake("c", 4.0)]
     async with running(profile, models) as engine:
-        verdict = await engine.decide(picture(), soon(0.05))
+        verdict = await engine.decide(picture(), soon(0.3))
     assert (verdict.stop, verdict.tiers) == (Stop.DEADLINE, ("one", "two"))
 
 
@@ -242,6 +245,14 @@ async def test_reload_loses_no_request_and_closes_what_is_no_longer_needed() -> 
     assert all(verdict.tiers == ("cheap", "dear") and not verdict.degraded for verdict in before)
     assert after.tiers == ("cheap", "other")
     assert engine.profile.tiers[1].name == "other"
+
+
+async def test_new_weights_take_the_place_of_old_ones() -> None:
+    old, new = Fake("a", 0.5), Fake("a", 0.7)
+    async with running(TWO, [old, Fake("b", 0.1)]) as engine:
+        await engine.replace(TWO, {"a": new})
+        assert old.closed
+        assert (await engine.decide(picture(), soon())).opinions[0].logit == 0.7
 
 
 async def test_a_profile_that_cannot_be_served_is_refused_and_the_old_one_stays() -> None:
