@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliSuppress, SettingsConfigDict, SettingsError
 
 PREFIX = "MINER_"
@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     # The operator's side.
     health_host: str = Field("127.0.0.1", description="Address of the health port.")
     health_port: Port = Field(9100, description="Port of /livez, /readyz and /metrics.")
+    dashboard_token: SecretStr | None = Field(
+        None, min_length=16, description="Who knows it sees the dashboard; needed when the health port leaves loopback."
+    )
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or for programs.")
     state_dir: Path = Field(

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from cascade.profile import Profile
-from miner import systemd
+from miner import __version__, systemd
 from miner.assembly import profile_of, running_engine
 from miner.axon import Axon, Limits, Server, verify_signature
 from miner.chain import ChainError, open_chain, own_address, register_command
+from miner.dashboard import Dashboard, Recent
 from miner.decode import decode
 from miner.gate import Gate, Rules
 from miner.health import Address, HealthServer, Readiness, health_app
@@ -64,7 +65,9 @@ class Miner:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.hotkey = _hotkey(settings)
-        self.metrics = Metrics()
+        self.profile = profile_of(settings)
+        self.metrics = Metrics({member.model: tier.name for tier in self.profile.tiers for member in tier.members})
+        self.recent = Recent()
         self.stopping = asyncio.Event()
         self.watch: Watch | None = None
 
@@ -72,7 +75,9 @@ class Miner:
         """Serve until a signal. Raises UsageError for what the operator has to mend."""
         self._catch_signals()
         async with AsyncExitStack() as stack:
-            self.engine = await stack.enter_async_context(running_engine(self.settings))
+            self.engine = await stack.enter_async_context(running_engine(self.settings, self.profile))
+            self.metrics.watch_models(self.engine.state)
+            self.metrics.running(__version__, self.profile.name, self.settings.network)
             self.server = await self._start_axon(stack)
             self.watch = await self._start_watch(stack)
             await self._start_health(stack)
@@ -121,8 +126,8 @@ class Miner:
         return Service(decide, picture, profile.prior, settings.network_reserve, observers)
 
     async def _start_axon(self, stack: AsyncExitStack) -> Server:
-        settings, profile = self.settings, self.engine.profile
-        observers: list[Observer] = [self.metrics.answered, log_answer]
+        settings, profile = self.settings, self.profile
+        observers: list[Observer] = [self.metrics.answered, self.recent.add, log_answer]
         if settings.trace:
             trace = TraceFile(settings.trace)
             stack.callback(trace.close)
@@ -163,12 +168,17 @@ class Miner:
         return watch
 
     async def _start_health(self, stack: AsyncExitStack) -> None:
-        app = health_app(self.readiness, self.metrics.exposition)
-        server = HealthServer(app, self.settings.health_host, self.settings.health_port)
+        settings = self.settings
+        token = settings.dashboard_token.get_secret_value() if settings.dashboard_token else ""
+        dashboard = Dashboard(
+            self.recent, self.metrics, self.readiness, self.engine.state, self.view, settings.health_host, token
+        )
+        app = health_app(self.readiness, self.metrics.exposition, dashboard.routes())
+        server = HealthServer(app, settings.health_host, settings.health_port)
         try:
             await server.start()
         except OSError as error:
-            wrong = f"health port {self.settings.health_port}: {error.strerror}"
+            wrong = f"health port {settings.health_port}: {error.strerror}"
             raise UsageError(f"{wrong}; choose another: --health-port") from None
         stack.push_async_callback(server.stop)
 
