@@ -41,7 +41,7 @@ class Limits:
     head: int = 16 * 2**10
     body: int = 16 * 2**20
     drop: int = 64 * 2**10
-    head_seconds: float = 8.0
+    head_seconds: float = 6.0
     body_seconds: float = 8.0
     body_grace: float = 2.0
     body_rate: float = 16 * 2**10
