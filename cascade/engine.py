@@ -57,6 +57,7 @@ class Engine:
         self._factory, self._device, self._policy = factory, device, policy or Policy()
         self._plan = self._planned(profile, models, {})
         self._watch: asyncio.Task[None] | None = None
+        self._replacing = asyncio.Lock()
 
     @property
     def profile(self) -> Profile:
@@ -132,19 +133,20 @@ class Engine:
 
     async def replace(self, profile: Profile, models: Mapping[str, Model] | None = None) -> None:
         """Go on under another profile without losing a request. What `models` holds takes the place of what is there;
-        other new members come from the factory. All are loaded first. Raises ValueError or ModelError, and the old profile stays."""
-        old = self._plan
-        plan = self._planned(profile, models or {}, old.supervisors)
-        added = {key: s for key, s in plan.supervisors.items() if old.supervisors.get(key) is not s}
-        await self._load(plan, added)
-        for member in profile.members:
-            plan.supervisors[member.model].adopt(member)
-        self._plan = plan
-        log.info("profile %s replaces %s", profile.name, old.profile.name)
-        if old.requests:
-            await old.idle.wait()
-        dropped = [s for key, s in old.supervisors.items() if plan.supervisors.get(key) is not s]
-        await asyncio.gather(*(supervisor.close() for supervisor in dropped))
+        other new members come from the factory. All are loaded first. Raises ValueError or ModelError, and the old
+        profile stays."""
+        async with self._replacing:
+            old = self._plan
+            plan = self._planned(profile, models or {}, old.supervisors)
+            await self._load(plan, {key: s for key, s in plan.supervisors.items() if old.supervisors.get(key) is not s})
+            for member in profile.members:
+                plan.supervisors[member.model].adopt(member)
+            self._plan = plan
+            log.info("profile %s replaces %s", profile.name, old.profile.name)
+            if old.requests:
+                await old.idle.wait()
+            dropped = [s for key, s in old.supervisors.items() if plan.supervisors.get(key) is not s]
+            await asyncio.gather(*(supervisor.close() for supervisor in dropped))
 
     def _planned(self, profile: Profile, models: Mapping[str, Model], kept: Mapping[str, Supervisor]) -> Plan:
         supervisors = {}

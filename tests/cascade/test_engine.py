@@ -272,18 +272,18 @@ async def test_a_profile_that_cannot_be_served_is_refused_and_the_old_one_stays(
 
 
 async def test_reload_may_take_new_models_from_the_factory_and_new_settings() -> None:
-    made: list[str] = []
+    made: list[Fake] = []
 
     def factory(key: str) -> Fake:
-        made.append(key)
-        return Fake(key, 0.2)
+        made.append(Fake(key, 0.2))
+        return made[-1]
 
     async with running(TWO, [Fake("a", 0.5), Fake("b", 0.4)], factory=factory) as engine:
         await asyncio.gather(
             engine.replace(profile_of(tier("cheap", Member(model="a", timeout_ms=77.0)), tier("new", "c"))),
             engine.replace(profile_of(tier("cheap", "a"), tier("new", "d"))),
         )
-        assert made == ["c", "d"]
+        assert [(fake.spec.key, fake.closed) for fake in made] == [("c", True), ("d", False)]
         assert set(engine.state()) == {"a", "d"}
         assert len((await engine.decide(picture(), soon())).opinions) == 2
 
