@@ -16,11 +16,11 @@ CREATE TABLE pictures (
     id INTEGER PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE, phash INTEGER NOT NULL, width INTEGER NOT NULL,
     height INTEGER NOT NULL, label INTEGER, label_source TEXT, labelled REAL
 );
-CREATE INDEX pictures_band0 ON pictures (phash & 65535);
+CREATE INDEX pictures_band0 ON pictures ((phash >> 0) & 65535);
 CREATE INDEX pictures_band1 ON pictures ((phash >> 16) & 65535);
 CREATE INDEX pictures_band2 ON pictures ((phash >> 32) & 65535);
 CREATE INDEX pictures_band3 ON pictures ((phash >> 48) & 65535);
-CREATE INDEX pictures_labelled ON pictures (labelled) WHERE label IS NOT NULL;
+CREATE INDEX pictures_labelled ON pictures (labelled, label_source, label) WHERE label IS NOT NULL;
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, picture INTEGER REFERENCES pictures, caller INTEGER NOT NULL,
     version INTEGER NOT NULL, probability REAL NOT NULL, low REAL, high REAL, source TEXT NOT NULL, stop TEXT,
@@ -33,13 +33,14 @@ CREATE TABLE kept (
     rank INTEGER NOT NULL, value REAL NOT NULL, probability REAL NOT NULL, evidence TEXT NOT NULL,
     reviewed INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX kept_rank ON kept (rank, picture);
+CREATE INDEX kept_rank ON kept (rank, picture, bytes);
 CREATE INDEX kept_value ON kept (value) WHERE reviewed = 0;
 CREATE TABLE labels (
     id INTEGER PRIMARY KEY, picture INTEGER NOT NULL REFERENCES pictures, at REAL NOT NULL, label INTEGER,
     source TEXT NOT NULL, rank INTEGER NOT NULL, who TEXT NOT NULL
 );
-CREATE INDEX labels_picture ON labels (picture);
+CREATE INDEX labels_picture ON labels (picture, source, label);
+CREATE INDEX labels_source ON labels (source, at, label, picture);
 CREATE TABLE hours (
     hour INTEGER NOT NULL, caller INTEGER NOT NULL, version INTEGER NOT NULL, n INTEGER NOT NULL,
     roadwork INTEGER NOT NULL, faults INTEGER NOT NULL, milliseconds REAL NOT NULL, slowest REAL NOT NULL,
