@@ -22,7 +22,6 @@ import torch
 from models.data.labelled import Labelled, read_folder
 from models.training import evaluate, export
 from models.training.features import bank
-from models.training.fit import fit
 from models.training.views import EVALUATED, evaluation_views, training_views
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def run(
     (work / f"{options.name}.md").write_text(evaluate.markdown(found))
     log.info("figures in %s", work / f"{options.name}.md")
     if not options.only_evaluate:
-        network = fit(training, settings["measuring_only"], settings)
+        network = evaluate.network_without("final", (), training, settings, work / options.name)
         options.out.mkdir(parents=True, exist_ok=True)
         difference = export.write_onnx(network, options.out / "roadwork.onnx")
         calibration = evaluate.calibrate_all(scores, settings["seed"])

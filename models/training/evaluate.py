@@ -65,7 +65,7 @@ def out_of_fold(
         indices = np.flatnonzero(np.isin(sources, held_out))
         if not len(indices):
             continue
-        network = fold_network(name, held_out, training, settings, folder)
+        network = network_without(name, held_out, training, settings, folder)
         for kind, bank in tested.items():
             logits[kind][indices] = predict(network, bank, indices.tolist(), settings["cut"])
         log.info("fold %s: %d pictures scored", name, len(indices))
@@ -73,16 +73,16 @@ def out_of_fold(
     return Scores(np.array([p.label for p in pictures]), sources, groups, logits)
 
 
-def fold_network(
+def network_without(
     name: str, held_out: Sequence[str], training: Bank, settings: Mapping[str, Any], folder: Path
 ) -> EfficientNetLite:
-    """The network of one fold, from `folder` or trained now."""
+    """The network that never saw `held_out` nor a measuring-only source, from `folder` or trained now."""
     file = folder / f"fold-{name}.pt"
     if file.exists():
         network = EfficientNetLite(settings["variant"])
         network.load_state_dict(torch.load(file, weights_only=True))
         return network.eval()
-    log.info("fold %s: training without %s", name, ", ".join(held_out))
+    log.info("%s: training without %s", name, ", ".join(held_out) or "only those that are for measuring")
     network = fit(training, [*held_out, *settings["measuring_only"]], settings)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), file)
@@ -150,7 +150,7 @@ def results(scores: Scores, folds: Folds, seed: int = 0) -> dict[str, Any]:
             if (own := np.isin(scores.sources, members)).any()
         }
         by_source = {
-            str(source): metrics.summary(scores.labels[own], p[own], seed)
+            str(source): _brief(scores.labels[own], p[own], seed)
             for source in np.unique(scores.sources)
             if (own := scores.sources == source).any()
         }
@@ -162,6 +162,17 @@ def results(scores: Scores, folds: Folds, seed: int = 0) -> dict[str, Any]:
             "folds": by_fold,
             "sources": by_source,
         }
+    return found
+
+
+def _brief(labels: NDArray[np.int64], p: NDArray[np.float64], seed: int) -> dict[str, Any]:
+    """What one source can say: accuracy, and MCC where it has both labels."""
+    found: dict[str, Any] = {"n": len(labels), "positives": int(labels.sum())}
+    for name in ("mcc", "accuracy"):
+        found[name] = {"value": None, "low": None, "high": None}
+        if name == "accuracy" or 0 < labels.sum() < len(labels):
+            interval = metrics.bootstrap(labels, p, metrics.METRICS[name], n=300, seed=seed)
+            found[name] = {"value": metrics.METRICS[name](labels, p), "low": interval.low, "high": interval.high}
     return found
 
 
