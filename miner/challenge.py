@@ -10,10 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,12 @@ from PIL import Image, UnidentifiedImageError
 
 from models.data import drawn, hub, labelled, levels
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 Rng = np.random.Generator
 Pixels = NDArray[np.uint8]
+TRIES = 20
 DRAWN_SIZES = ((640, 360), (1280, 720), (960, 540), (800, 600))  # (width, height)
 
 
@@ -59,7 +65,10 @@ class Challenge:
 
 
 class Source(Protocol):
-    """Where pictures come from. kind: `drawn`, `folder` or `hub`; name: for the report."""
+    """Where pictures come from. kind: `drawn`, `folder` or `hub`; name: for the report.
+
+    Pictures that cannot be read are passed over with a warning, as validators do; ValueError after `TRIES` in a row.
+    """
 
     kind: str
     name: str
@@ -93,8 +102,10 @@ class FolderSource:
                 raise ValueError(f"{root}: expected pictures of both labels, found none below a folder named {name}")
 
     def picture(self, label: int, rng: Rng) -> tuple[Pixels, str]:
-        chosen = self._by_label[label][int(rng.integers(len(self._by_label[label])))]
-        return decoded(chosen.path.read_bytes(), str(chosen.path)), chosen.source
+        def read(chosen: labelled.Labelled) -> tuple[Pixels, str]:
+            return decoded(chosen.path.read_bytes(), str(chosen.path)), chosen.source
+
+        return _readable(self._by_label[label], read, rng)
 
 
 class HubSource:
@@ -108,8 +119,10 @@ class HubSource:
         self._by_label = {label: [row for row in rows if row.label == label] for label in (0, 1)}
 
     def picture(self, label: int, rng: Rng) -> tuple[Pixels, str]:
-        chosen = self._by_label[label][int(rng.integers(len(self._by_label[label])))]
-        return decoded(chosen.image, f"a picture of {self.name}"), self.name
+        def read(chosen: hub.Row) -> tuple[Pixels, str]:
+            return decoded(chosen.image, f"a picture of {self.name}"), self.name
+
+        return _readable(self._by_label[label], read, rng)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,17 @@ class Plan:
         if level is not None:
             pixels = levels.apply(pixels, level, rng)
         return Challenge(encoded(pixels), label, era, level, origin, organic)
+
+
+def _readable(candidates: Sequence[T], read: Callable[[T], tuple[Pixels, str]], rng: Rng) -> tuple[Pixels, str]:
+    """One of `candidates`, each as likely as the next, that can be read."""
+    for _ in range(TRIES):
+        try:
+            return read(candidates[int(rng.integers(len(candidates)))])
+        except ValueError as error:
+            log.warning("passed over: %s", error)
+            last = error
+    raise ValueError(f"{TRIES} pictures in a row could not be read; the last: {last}")
 
 
 def encoded(pixels: Pixels) -> bytes:

@@ -95,9 +95,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         target = ready(options.miner)
         source = source_of(options)
     except (UsageError, ValueError, ModuleNotFoundError) as error:
-        Console(stderr=True).print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
-        return 2
-    return asyncio.run(_run(options, target, source))
+        return _complain(error)
+    bittensor.logging.off()  # it prints to standard output, where the report goes; failures are counted here
+    code = 2
+    try:
+        code = asyncio.run(_run(options, target, source))
+    except* ValueError as errors:  # from a task: no picture could be read
+        _complain(_first(errors))
+    except* KeyboardInterrupt:
+        code = 130
+    return code
+
+
+def _complain(error: BaseException) -> int:
+    Console(stderr=True).print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
+    return 2
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def ready(url: str) -> Target:
@@ -325,12 +341,12 @@ def _final(values: dict[str, Any]) -> Group:
     table.add_row("MCC, last 100", f"{total['mcc']:.3f}")
     table.add_row("accuracy, last 10", f"{total['accuracy']:.2f}")
     table.add_row("reward", f"{total['reward']:.3f}   (MCC/2 + accuracy/2)^3, as the validator computes it")
-    for name in ("ece", "brier") if quality else ():
+    for name in ("mcc", "auc", "ece", "brier") if quality else ():
         row = quality[name]
-        table.add_row(
-            name.upper() if name == "ece" else "Brier",
-            f"{row['value']:.3f}   95 %: {row['low']:.3f} to {row['high']:.3f}",
-        )
+        if row["low"] is None:
+            continue
+        figure = f"{row['value']:.3f}   95 %: {row['low']:.3f} to {row['high']:.3f}"
+        table.add_row({"mcc": "MCC, all", "brier": "Brier"}.get(name, name.upper()), figure)
     if times:
         table.add_row("latency", "   ".join(f"{name} {times[name]:.0f} ms" for name in ("p50", "p95", "p99")))
     if values["cascade"]:

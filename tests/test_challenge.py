@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
 
 import numpy as np
 import pytest
@@ -127,11 +128,22 @@ def test_a_folder_with_one_label_is_refused(tmp_path):
         FolderSource(tmp_path)
 
 
-def test_a_broken_picture_is_named(tmp_path):
+def test_a_broken_picture_is_passed_over_with_a_warning_that_names_it(tmp_path, caplog):
+    save(tmp_path / "city" / "clear" / "a.png", (0, 0, 0))
+    save(tmp_path / "city" / "roadwork" / "a.png", (250, 0, 0))
+    (tmp_path / "city" / "roadwork" / "b.jpg").write_bytes(b"no picture")
+    rng = np.random.default_rng(0)
+    source = FolderSource(tmp_path)
+    with caplog.at_level(logging.WARNING, "miner.challenge"):
+        assert {source.picture(1, rng)[0][0, 0, 0] for _ in range(20)} == {250}
+    assert "b.jpg: expected a JPEG or PNG" in caplog.text
+
+
+def test_nothing_but_broken_pictures_is_an_error(tmp_path):
     save(tmp_path / "city" / "clear" / "a.png", (0, 0, 0))
     (tmp_path / "city" / "roadwork").mkdir()
     (tmp_path / "city" / "roadwork" / "b.jpg").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"b\.jpg: expected a JPEG or PNG"):
+    with pytest.raises(ValueError, match=r"in a row could not be read; the last: .*b\.jpg"):
         FolderSource(tmp_path).picture(1, np.random.default_rng(0))
 
 

@@ -141,10 +141,10 @@ def geometry_of_level_1(n, rng):
 def test_the_share_of_black_corners_at_level_1_is_distributed_as_geometry_says():
     rng = np.random.default_rng(8)
     white = np.full((160, 160, 3), 255, np.uint8)
-    ours = np.array([(levels.apply(white, 1, rng)[..., 0] < 128).mean() for _ in range(600)])
+    ours = np.array([(levels.apply(white, 1, rng)[..., 0] < 128).mean() for _ in range(400)])
     expected = geometry_of_level_1(4000, rng)
-    assert ours.mean() == pytest.approx(expected.mean(), rel=0.1)
-    for quantile in (0.5, 0.75, 0.9, 0.99):
+    assert ours.mean() == pytest.approx(expected.mean(), abs=4 * ours.std() / 20)
+    for quantile in (0.5, 0.75, 0.9):
         assert np.quantile(ours, quantile) == pytest.approx(np.quantile(expected, quantile), abs=0.012)
 
 
@@ -171,13 +171,13 @@ def central_strengths(monkeypatch, level, n):
     """What saturation, contrast, ... were drawn in n calls, seen at the steps themselves."""
     seen = {}
     for name in ("saturate", "darken", "down_and_up", "add_noise", "blur"):
-        step = getattr(levels, name)
 
-        def spy(rgb, strength, *rest, name=name, step=step):
+        def spy(rgb, strength, *rest, name=name):
             seen.setdefault(name, []).append(strength)
-            return step(rgb, strength, *rest)
+            return rgb
 
         monkeypatch.setattr(levels, name, spy)
+    monkeypatch.setattr(levels, "rotate", lambda rgb, degrees: rgb)
     rng = np.random.default_rng(21)
     tiny = picture(40, 60)
     for _ in range(n):

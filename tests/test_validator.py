@@ -178,6 +178,15 @@ def test_organic_requests_overlap_with_challenges(miner, pictures, capsys):
     assert values["quality"]["n"] == 24 - values["answers"]["organic"]
 
 
+@pytest.mark.slow
+def test_pictures_that_cannot_be_read_end_the_run_with_their_name(miner, tmp_path, capsys):
+    for name in ("roadwork", "clear"):
+        (tmp_path / "city" / name).mkdir(parents=True)
+        (tmp_path / "city" / name / "broken.jpg").write_bytes(b"")
+    assert run(miner, tmp_path / "city") == 2
+    assert "broken.jpg" in capsys.readouterr().err
+
+
 def test_a_miner_that_is_not_ready_is_named_with_its_reason(miner, pictures, capsys):
     miner.ready = False
     assert run(miner, pictures) == 2
