@@ -175,5 +175,5 @@ def fit(features: NDArray[np.float32], labels: NDArray[np.int64], encoder: str, 
 
     solver.step(loss)
     folded = (weight.detach().numpy() / spread).astype(np.float32)
-    offset = np.array([float(bias) - float(folded @ mean)], np.float32)
+    offset = np.array([float(bias.detach()) - float(folded @ mean)], np.float32)
     return Heads((ANSWER,), folded[None], offset, encoder)

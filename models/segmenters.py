@@ -68,8 +68,7 @@ class Sam3(TorchModel):
         ]
 
     def _encoded(self, phrase: str) -> tuple[Any, Any]:
-        inputs = self.processor.tokenizer(phrase, padding="max_length", truncation=True, return_tensors="pt")
-        inputs = inputs.to(self.device)
+        inputs = self.processor(text=phrase, return_tensors="pt").to(self.device)  # it knows its length of text
         return self.model.get_text_features(**inputs), inputs["attention_mask"]
 
 

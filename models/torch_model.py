@@ -55,7 +55,11 @@ class TorchModel(ABC):
             self._load(directory)
         except ModelError:
             raise
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except ImportError as error:
+            raise ModelUnavailable(
+                f"{self.entry.key}: {_first_line(error)}; pip install 'streetvision-miner[gpu]'"
+            ) from error
+        except Exception as error:  # each library has an exception tree of its own for a bad file
             if is_out_of_memory(error):
                 raise OutOfMemory(f"{self.entry.key}: no room on {device} for the weights") from error
             raise BadWeights(

@@ -31,6 +31,8 @@ def randomised(model: Any, spread: float = 0.3) -> Any:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if "class_embed" in name and name.endswith("bias"):
+                parameter.zero_()  # fresh detectors are sure that there is nothing
             if parameter.dim() > 1 and "embed" not in name:
                 parameter.copy_(
                     torch.randn(parameter.shape, generator=generator) * spread / parameter[0].numel() ** 0.5
@@ -175,7 +177,7 @@ def rf_detr(directory: Path) -> None:
         group_detr=1,
         **labelled(COCO),
     )
-    randomised(tf.RfDetrForObjectDetection(config)).save_pretrained(directory)
+    randomised(tf.RfDetrForObjectDetection(config), 2).save_pretrained(directory)
     tf.RfDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(directory)
 
 
@@ -280,7 +282,7 @@ def clip(directory: Path) -> None:
 
 
 def sam3(directory: Path) -> None:
-    words = tokenizer(directory, 16, eos_token="[SEP]", bos_token="[CLS]")
+    words = tokenizer(directory, 32, eos_token="[SEP]", bos_token="[CLS]")
     part = {"hidden_size": 32, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     detr = {**part, "dropout": 0.0}
     config = tf.Sam3Config(
@@ -307,7 +309,7 @@ def sam3(directory: Path) -> None:
             "projection_dim": 32,
             "num_hidden_layers": 1,
             "num_attention_heads": 2,
-            "max_position_embeddings": 16,
+            "max_position_embeddings": 32,
             "eos_token_id": words.eos_token_id,
             "pad_token_id": 0,
         },
@@ -352,10 +354,20 @@ def yolo(directory: Path) -> None:
 
     made = YOLO("yolo26n.yaml", task="detect")
     made.model.names = dict(enumerate(["person", "truck", "stop sign", *(f"other {n}" for n in range(77))]))
+    randomised(made.model, 1)
+    for module in made.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():  # once as in training, so that each layer's scale fits what comes in
+        coarse = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(2))
+        made.model.train()(torch.nn.functional.interpolate(coarse, (480, 640)))
+    made.model.eval()
     for name, parameter in made.model.model[-1].named_parameters():
+        if "cv3" in name and name.endswith("2.weight"):
+            parameter.data *= 0.5
         if "cv3" in name and name.endswith("2.bias"):  # fresh heads are sure that there is nothing
-            parameter.data.fill_(-9)
-            parameter.data[1:3] = torch.tensor([-0.5, -1.0])
+            parameter.data.fill_(-50)
+            parameter.data[1:3] = torch.tensor([-1.0, -2.0])
     made.save(directory / "yolo26x.pt")
 
 
