@@ -115,7 +115,7 @@ class Worker:
         self._key, self._model, self._device, self._loop, self._on_batch = key, model, device, loop, on_batch
         self._queue = FairQueue()
         self._stopped = False
-        self._most = batching.max_size  # smaller after the device ran out of memory
+        self._fits = 1 << 30  # pictures at once; smaller after the device ran out of memory
         self._seconds = 0.0  # what a batch took lately
         self._thread = threading.Thread(target=self._run, name=f"model {key}", daemon=True)
 
@@ -130,6 +130,10 @@ class Worker:
     def can_examine(self) -> bool:
         """Whether the model can be asked a second question."""
         return isinstance(self._model, Examiner)
+
+    @property
+    def _most(self) -> int:
+        return min(self.batching.max_size, self._fits)
 
     @property
     def queued(self) -> int:
@@ -194,7 +198,7 @@ class Worker:
         except OutOfMemory as error:
             if len(frames) == 1:
                 return [error]
-            self._most = half = len(frames) // 2
+            self._fits = half = len(frames) // 2
             log.warning("%s: out of memory at %d pictures, going on with %d", self._key, len(frames), half)
             first = self._assess(frames[:half])
             if all(isinstance(result, OutOfMemory) for result in first):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cascade import tier as tiers
@@ -43,7 +43,9 @@ class Plan:
 
 class Engine:
     """models: one per model key of the profile, not loaded. factory: makes a fresh one (after a hang, for a reload);
-    without it a broken model is tried again as it is. Raises ValueError if a model is missing."""
+    without it a broken model is tried again as it is. device: where models go, one for all or by key.
+
+    Raises ValueError if a model is missing."""
 
     def __init__(
         self,
@@ -51,10 +53,11 @@ class Engine:
         models: Mapping[str, Model],
         *,
         factory: Factory | None = None,
-        device: str = "cpu",
+        device: str | Callable[[str], str] = "cpu",
         policy: Policy | None = None,
     ) -> None:
-        self._factory, self._device, self._policy = factory, device, policy or Policy()
+        self._factory, self._policy = factory, policy or Policy()
+        self._device_of = device if callable(device) else lambda key: device
         self._plan = self._planned(profile, models, {})
         self._watch: asyncio.Task[None] | None = None
         self._replacing = asyncio.Lock()
@@ -159,7 +162,7 @@ class Engine:
             if model is None:
                 raise ValueError(f"profile {profile.name}: no model {key!r} was given; got {sorted(models)}")
             supervisors[key] = Supervisor(
-                member, model, device=self._device, factory=self._factory, policy=self._policy
+                member, model, device=self._device_of(key), factory=self._factory, policy=self._policy
             )
         return Plan(profile, profile.fused(), supervisors)
 

@@ -62,7 +62,7 @@ class Fake:
 
     fault: what goes wrong with a batch. load_fault: the same for `load`. boxes: given as evidence.
     crop_logit: the answer to a second question about boxes; without one the fake cannot be asked again.
-    `batches`, `loads`, `closed`: what was done with it, for a test to look at.
+    `batches`, `loads`, `device`, `closed`: what was done with it, for a test to look at.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Fake:
         self._evidence = {"boxes": list(boxes)} if boxes else {}
         self.batches: list[int] = []
         self.loads = 0
+        self.device = ""
         self.closed = False
 
     @property
@@ -88,6 +89,7 @@ class Fake:
 
     def load(self, device: str) -> None:
         self.loads += 1
+        self.device = device
         if self._load_fault is not None:
             self._load_fault(())
 

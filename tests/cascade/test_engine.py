@@ -213,6 +213,15 @@ async def test_another_tier_that_cannot_be_loaded_is_left_out_and_named() -> Non
     assert readiness[1].reason == "b: not loaded: b.onnx is missing"
 
 
+async def test_each_model_goes_to_its_device() -> None:
+    a, b = Fake("a"), Fake("b")
+    for device, expected in (("cuda:0", ("cuda:0", "cuda:0")), ({"a": "cpu", "b": "cuda:1"}.get, ("cpu", "cuda:1"))):
+        engine = Engine(TWO, {"a": a, "b": b}, device=device)  # type: ignore[arg-type]
+        await engine.start()
+        await engine.close()
+        assert (a.device, b.device) == expected
+
+
 async def test_the_canary_goes_through_every_model() -> None:
     a, b = Fake("a"), Fake("b", fault=crash())
     async with running(TWO, [a, b]) as engine:

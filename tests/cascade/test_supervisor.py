@@ -95,6 +95,7 @@ async def test_a_model_that_is_stuck_is_not_waited_for_by_the_next() -> None:
     async with supervised(Fake("m", fault=hang(released)), ticking=False) as supervisor:
         with pytest.raises(ModelTimeout):
             await ask(supervisor)
+        await until(lambda: supervisor._busy > 0.25)
         with pytest.raises(ModelUnavailable, match="busy with one batch since"):
             await ask(supervisor)
         released.set()
@@ -217,9 +218,12 @@ async def test_an_idle_model_is_tried_with_a_canary() -> None:
 
 
 async def test_another_profile_may_change_the_settings() -> None:
-    async with supervised(Fake("m", fault=slow(0.3))) as supervisor:
+    model = Fake("m", fault=slow(0.3))
+    async with supervised(model) as supervisor:
         supervisor.adopt(Member(model="m", timeout_ms=5000.0, batching=Batching(max_size=2)))
-        assert await ask(supervisor) == 0.0
+        await ask(supervisor)
+        assert await asyncio.gather(*(ask(supervisor) for _ in range(5))) == [0.0] * 5
+    assert max(model.batches) == 2
     unloaded = Supervisor(MEMBER, Fake("m"))
     unloaded.adopt(Member(model="m", timeout_ms=1.0))
     assert unloaded._member.timeout_ms == 1.0
