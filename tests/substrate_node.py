@@ -238,8 +238,12 @@ class Subnet:
             return {"result": "0x" + (self.metagraph() if asked == self.netuid else NONE).hex()}
         replies = {
             "chain_getBlockHash": self.genesis,
-            "chain_getHead": HASH,
-            "chain_getHeader": {"parentHash": HASH, "number": hex(self.block), "digest": {"logs": []}},
+            "chain_getHead": f"0x{self.block:064x}",  # a new one at each block, as the SDK caches by it
+            "chain_getHeader": {
+                "parentHash": f"0x{self.block - 1:064x}",
+                "number": hex(self.block),
+                "digest": {"logs": []},
+            },
             "state_getRuntimeVersion": {"specName": "node-subtensor", "specVersion": 470, "transactionVersion": 1},
             "state_getStorageAt": "0x" + little(self.timestamp, 8).hex(),
         }
