@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +28,8 @@ MOST_CARDS = 8
 
 class Cost(Settings):
     """What serving costs, and what it would have to earn. Figures that are not given are read or named as missing."""
+
+    model_config = SettingsConfigDict(cli_prog_name="run_miner.sh cost")
 
     prices: Path = Field(PRICES, description="The price table (TOML) to use.")
     price_per_hour: float | None = Field(None, gt=0, description="US dollars an hour for the whole machine.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from miner import card
@@ -22,6 +23,8 @@ LEFT_OUT = ("*.py", "__pycache__/*", card.NAME)
 
 class Publish(Settings):
     """Publish a model with its card: files of a folder, and model_card.json signed off by your hotkey's address."""
+
+    model_config = SettingsConfigDict(cli_prog_name="run_miner.sh publish")
 
     repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Where to: you/name on the hub.")
     folder: Path = Field(EMBEDDED, description="Weights, README.md and model_card.json. Default: the embedded model.")
