@@ -72,14 +72,15 @@ async def test_failures_in_a_row_open_the_breaker_and_a_canary_closes_it() -> No
 
 
 async def test_too_slow_counts_against_the_model_but_a_hurried_caller_does_not() -> None:
-    turns = threading.Semaphore(0)
-    model = Fake("m", 1.0, fault=lambda frames: turns.acquire(timeout=5.0) and None)
+    released = threading.Event()
+    model = Fake("m", 1.0, fault=hang(released))
 
     async def late(seconds: float, message: str) -> None:
         with pytest.raises(ModelTimeout, match=message):
             await ask(supervisor, seconds)
-        turns.release()
-        await until(lambda: not supervisor._busy)
+        released.set()
+        await until(lambda: not supervisor._busy and not supervisor.state().queued)
+        released.clear()
 
     async with supervised(model, ticking=False) as supervisor:
         for _ in range(3):
