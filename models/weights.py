@@ -141,7 +141,7 @@ def locate(entry: Entry) -> Path:
         raise BadWeights(f"{entry.key}: {entry.repository} is not in {cache_directory()}; {remedy}")
     if entry.revision and lock["revision"] != entry.revision:
         raise BadWeights(f"{entry.key}: fetched at {lock['revision']}, pinned to {entry.revision}; {remedy}")
-    directory = cache_directory() / lock["directory"]
+    directory = cache_directory() / str(lock["directory"])
     for name, seen in lock["files"].items():
         path = directory / name
         if not path.exists():
@@ -236,7 +236,7 @@ def _reporting(name: str, report: Report) -> Any:
     """A progress bar that prints nothing and reports what came: the only hook that the hub's downloader has."""
     from tqdm import tqdm
 
-    class Reporting(tqdm):  # type: ignore[type-arg,misc]
+    class Reporting(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "disable": True})

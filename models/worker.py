@@ -1,0 +1,466 @@
+"""A supervised process that holds the models of the card, so that one of them can die without the miner.
+
+The process is spawned, not forked. Pictures reach it through shared memory: the pipe carries only where they lie. Each
+model has a thread of its own there, and on a card a CUDA stream of its own, so that members of a tier overlap. Death,
+hang and full memory come back as ModelCrashed, ModelTimeout and OutOfMemory; a process that died or was killed for
+hanging is replaced in the background, with back-off, and gets back the models it had. Until then its models are
+ModelUnavailable.
+
+A thread that hangs cannot be stopped alone: a hang costs all models of the process, which is why engines of large
+models have processes of their own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from multiprocessing import connection, get_context
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import (
+    BadWeights,
+    Frame,
+    Model,
+    ModelCrashed,
+    ModelError,
+    ModelSpec,
+    ModelTimeout,
+    ModelUnavailable,
+    NotFinite,
+    Opinion,
+    OutOfMemory,
+)
+from models.catalog import Entry, make
+
+log = logging.getLogger(__name__)
+
+Factory = Callable[[], Model]  # picklable: it is called in the process
+Place = tuple[int, int, int, str]  # offset in shared memory, height, width, the frame's digest
+KINDS: Mapping[str, type[ModelError]] = {
+    kind.kind: kind
+    for kind in (ModelError, ModelUnavailable, ModelTimeout, ModelCrashed, OutOfMemory, NotFinite, BadWeights)
+}
+ALIGNED = 64  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How patient a worker's owner is; seconds.
+
+    hang: an assessment that takes longer hangs. loading: the same for load and warm_up. first, longest: wait before
+    the process is replaced, doubled with each death until it lived for `calm`. shared: bytes of memory for pictures.
+    """
+
+    hang: float = 30.0
+    loading: float = 900.0
+    first: float = 0.5
+    longest: float = 30.0
+    calm: float = 60.0
+    shared: int = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What loading a model took: seconds, and 10^9 bytes of the card (of the process, on the CPU) more than before."""
+
+    seconds: float
+    gb: float
+
+
+class Worker:
+    """One process and its models. Used from any thread; calls of one model are worked on in order."""
+
+    def __init__(
+        self, factories: Mapping[str, Factory], policy: Policy | None = None, name: str = "perception"
+    ) -> None:
+        self.name = name
+        self._factories, self._policy = dict(factories), policy or Policy()
+        self._context = get_context("spawn")
+        self._lock = threading.RLock()
+        self._devices: dict[str, str] = {}  # what was asked to be loaded, and is loaded again after a death
+        self._ready: set[str] = set()
+        self._child: _Child | None = None
+        self._arena: Arena | None = None
+        self._deaths = 0
+        self.restarts = 0
+
+    @property
+    def alive(self) -> bool:
+        return self._child is not None and self._child.alive
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, None while there is none."""
+        return self._child.process.pid if self.alive and self._child else None
+
+    def load(self, key: str, device: str) -> Loaded:
+        """Start the process if there is none, and load a model there. Raises ModelError."""
+        with self._lock:
+            if self._child is None:
+                self._start()
+            child = self._require()
+        loaded: Loaded = self._call(child, "load", key, device, self._policy.loading)
+        with self._lock:
+            self._devices[key] = device
+            self._ready.add(key)
+        return loaded
+
+    def warm_up(self, key: str) -> None:
+        """Raises ModelError."""
+        self._call(self._require(key), "warm_up", key, None, self._policy.loading)
+
+    def assess(self, key: str, frames: Sequence[Frame]) -> list[Opinion]:
+        """Raises ModelError; ModelUnavailable at once while the process is being replaced."""
+        child = self._require(key)
+        assert self._arena is not None
+        with self._arena.holding(frames) as places:
+            opinions: list[Opinion] = self._call(child, "assess", key, places, self._policy.hang)
+        return opinions
+
+    def release(self, key: str) -> None:
+        """Close a model; the process ends with the last one. Safe to call twice."""
+        with self._lock:
+            known = self._devices.pop(key, None) is not None
+            self._ready.discard(key)
+            child, last = self._child, not self._devices
+        if last:
+            self.stop()
+        elif known and child and child.alive:
+            with suppress(ModelError):
+                self._call(child, "close", key, None, self._policy.hang)
+
+    def stop(self) -> None:
+        """End the process: politely, then not. Safe to call twice."""
+        with self._lock:
+            child, self._child = self._child, None
+            self._ready.clear()
+            self._devices.clear()
+        if child:
+            child.end()
+
+    def _start(self) -> None:
+        self._arena = self._arena or Arena(self._context, self._policy.shared)
+        self._child = _Child(self._context, self.name, self._factories, self._arena.memory, self._on_death)
+
+    def _require(self, key: str = "") -> _Child:
+        with self._lock:
+            if self._child is None or not self._child.alive or (key and key not in self._ready):
+                state = "being replaced" if self._devices else "not started; call load(device) first"
+                raise ModelUnavailable(f"{key or self.name}: worker process {self.name!r} is {state}")
+            return self._child
+
+    def _call(self, child: _Child, verb: str, key: str, payload: Any, limit: float) -> Any:
+        future = child.send(verb, key, payload)
+        try:
+            return future.result(limit)
+        except FutureTimeout:
+            child.kill(f"{key} hung in {verb} for {limit:g} s")
+            raise ModelTimeout(
+                f"{key}: no answer to {verb} within {limit:g} s; worker {self.name!r} was killed"
+            ) from None
+
+    def _on_death(self, child: _Child, reason: str) -> None:
+        """Called by the child's reader thread, once, when the process is gone."""
+        with self._lock:
+            if child is not self._child:
+                return  # it was told to end
+            self._ready.clear()
+            lived = time.monotonic() - child.born
+            self._deaths = 1 if lived > self._policy.calm else self._deaths + 1
+            wait = min(self._policy.first * 2 ** (self._deaths - 1), self._policy.longest)
+        log.warning("worker %s: %s; replaced in %.1f s", self.name, reason, wait)
+        replacer = threading.Timer(wait, self._replace, (child,))
+        replacer.daemon = True
+        replacer.start()
+
+    def _replace(self, dead: _Child) -> None:
+        with self._lock:
+            if self._child is not dead:
+                return  # stopped in the meantime
+            self._start()
+            self.restarts += 1
+            child, wanted = self._child, dict(self._devices)
+        assert child is not None
+        for key, device in wanted.items():
+            try:
+                self._call(child, "load", key, device, self._policy.loading)
+                self._call(child, "warm_up", key, None, self._policy.loading)
+            except ModelError as error:
+                log.error("worker %s: %s is not back: %s", self.name, key, error)
+                if not child.alive:  # its own death is being answered; what hangs as it loads must not cause the next
+                    with self._lock:
+                        self._devices.pop(key, None)
+                    return
+                continue
+            with self._lock:
+                if self._child is child and key in self._devices:
+                    self._ready.add(key)
+        log.info("worker %s: back as process %s", self.name, child.process.pid)
+
+
+class Remote:
+    """One model of a worker, as a `models.base.Model`."""
+
+    def __init__(self, spec: ModelSpec, worker: Worker) -> None:
+        self.spec, self.worker = spec, worker
+        self.loaded: Loaded | None = None
+
+    def load(self, device: str) -> None:
+        self.loaded = self.worker.load(self.spec.key, device)
+
+    def warm_up(self) -> None:
+        self.worker.warm_up(self.spec.key)
+
+    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
+        return self.worker.assess(self.spec.key, frames) if frames else []
+
+    def close(self) -> None:
+        self.worker.release(self.spec.key)
+
+
+def remotes(entries: Sequence[Entry], policy: Policy | None = None) -> dict[str, Model]:
+    """The models of these entries, all in one worker that is not started yet."""
+    worker = Worker({entry.key: partial(make, entry) for entry in entries}, policy)
+    return {entry.key: Remote(entry.spec, worker) for entry in entries}
+
+
+class Arena:
+    """Memory that the owner writes pictures into and the process reads them from."""
+
+    def __init__(self, context: Any, size: int) -> None:
+        self.memory = context.RawArray(ctypes.c_uint8, size)
+        self._bytes = np.frombuffer(self.memory, np.uint8)
+        self._lock = threading.Lock()
+        self._held: dict[int, int] = {}  # offset -> end
+
+    @property
+    def in_use(self) -> int:
+        """Bytes."""
+        return sum(end - offset for offset, end in self._held.items())
+
+    @contextmanager
+    def holding(self, frames: Sequence[Frame]) -> Iterator[list[Place]]:
+        """The frames in shared memory for the time of the block. Raises OutOfMemory."""
+        offsets: list[int] = []
+        try:
+            places: list[Place] = []
+            for frame in frames:
+                offset = self._take(frame.pixels.nbytes)
+                offsets.append(offset)
+                target = self._bytes[offset : offset + frame.pixels.nbytes].reshape(frame.pixels.shape)
+                np.copyto(target, frame.pixels)
+                places.append((offset, *frame.pixels.shape[:2], frame.sha256))
+            yield places
+        finally:
+            with self._lock:
+                for offset in offsets:
+                    del self._held[offset]
+
+    def _take(self, size: int) -> int:
+        """First gap that is large enough."""
+        size = -(-size // ALIGNED) * ALIGNED
+        with self._lock:
+            start = 0
+            for offset, end in sorted(self._held.items()):
+                if offset - start >= size:
+                    break
+                start = end
+            if start + size > len(self._bytes):
+                raise OutOfMemory(
+                    f"{size / 1e6:.1f} MB of pictures do not fit beside {self.in_use / 1e6:.1f} "
+                    f"of {len(self._bytes) / 1e6:.1f} MB of shared memory; send smaller batches"
+                )
+            self._held[start] = start + size
+            return start
+
+
+class _Child:
+    """One life of the process: its pipe, and the calls that wait for an answer."""
+
+    def __init__(
+        self,
+        context: Any,
+        name: str,
+        factories: Mapping[str, Factory],
+        memory: Any,
+        on_death: Callable[[_Child, str], None],
+    ) -> None:
+        self._ours, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(theirs, factories, memory), name=f"worker-{name}", daemon=True
+        )
+        self.process.start()
+        theirs.close()
+        self.born = time.monotonic()
+        self._on_death = on_death
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._waiting: dict[int, Future[Any]] = {}
+        self._gone = ""
+        threading.Thread(target=self._read, name=f"worker-{name}-replies", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return not self._gone and self.process.is_alive()
+
+    def send(self, verb: str, key: str, payload: Any) -> Future[Any]:
+        """The answer to come. Raises ModelCrashed if the process is gone."""
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._gone:
+                raise ModelCrashed(f"{key}: {self._gone}")
+            number = next(self._numbers)
+            self._waiting[number] = future
+            try:
+                self._ours.send((number, verb, key, payload))
+            except OSError:  # the reader is about to see it too, and fails all that wait
+                del self._waiting[number]
+                raise ModelCrashed(f"{key}: the worker process is gone") from None
+        return future
+
+    def kill(self, reason: str) -> None:
+        with self._lock:
+            self._gone = self._gone or f"worker killed: {reason}"
+        self.process.kill()
+
+    def end(self) -> None:
+        with self._lock, suppress(OSError):
+            self._ours.send(None)
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+    def _read(self) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                number, error, value = self._ours.recv()
+                with self._lock:
+                    future = self._waiting.pop(number)
+                if error is None:
+                    future.set_result(value)
+                else:
+                    future.set_exception(KINDS[error](value))
+        self.process.join()
+        with self._lock:
+            self._gone = self._gone or f"worker process ended with {_how(self.process.exitcode)}"
+            waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(ModelCrashed(self._gone))
+        self._ours.close()
+        self._on_death(self, self._gone)
+
+
+def _how(code: int | None) -> str:
+    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+
+
+# ---- in the process --------------------------------------------------------------------------------------------------
+
+
+def _serve(pipe: connection.Connection, factories: Mapping[str, Factory], memory: Any) -> None:
+    """The process's life: hand each model's calls to its thread, until the owner says so or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides when to end
+    pixels = np.frombuffer(memory, np.uint8)
+    threads: dict[str, _Thread] = {}
+    loading, answering = threading.Lock(), threading.Lock()
+
+    def answer(number: int, error: str | None, value: Any) -> None:
+        with answering, suppress(OSError):
+            pipe.send((number, error, value))
+
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        while (call := pipe.recv()) is not None:
+            number, verb, key, payload = call
+            if key not in threads:
+                threads[key] = _Thread(key, factories[key], pixels, loading, answer)
+            threads[key].calls.put((number, verb, payload))
+    os._exit(0)  # no model may hold the process back with its threads or its exit handlers
+
+
+class _Thread:
+    """One model and its calls, in order, on a CUDA stream of its own."""
+
+    def __init__(
+        self,
+        key: str,
+        factory: Factory,
+        pixels: NDArray[np.uint8],
+        loading: threading.Lock,
+        answer: Callable[[int, str | None, Any], None],
+    ) -> None:
+        self.calls: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
+        self._factory, self._pixels, self._loading, self._answer = factory, pixels, loading, answer
+        self._model: Model | None = None
+        self._device = "cpu"
+        self._stream: Any = None
+        threading.Thread(target=self._run, name=key, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            number, verb, payload = self.calls.get()
+            try:
+                with import_module("torch").cuda.stream(self._stream) if self._stream else nullcontext():
+                    value = getattr(self, f"_{verb}")(payload)
+            except ModelError as error:
+                self._answer(number, error.kind, str(error))
+            except Exception as error:
+                log.exception("a model raised what no model may raise")
+                self._answer(number, ModelCrashed.kind, f"{type(error).__name__}: {error}")
+            else:
+                self._answer(number, None, value)
+
+    def _load(self, device: str) -> Loaded:
+        with self._loading:  # one at a time, so that what each takes can be told
+            started, before = time.monotonic(), _bytes_in_use(device)
+            self._model, self._device = self._factory(), device
+            self._model.load(device)
+            if device.startswith("cuda"):
+                self._stream = import_module("torch").cuda.Stream(device)
+            return Loaded(time.monotonic() - started, (_bytes_in_use(device) - before) / 1e9)
+
+    def _warm_up(self, _: None) -> None:
+        self._loaded.warm_up()
+
+    def _assess(self, places: Sequence[Place]) -> list[Opinion]:
+        frames = []
+        for offset, height, width, sha256 in places:
+            view = self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+            frames.append(Frame(view, sha256))
+        return self._loaded.assess(frames)
+
+    def _close(self, _: None) -> None:
+        if self._model:
+            self._model.close()
+            self._model = None
+
+    @property
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise ModelUnavailable("not loaded; call load(device) first")
+        return self._model
+
+
+def _bytes_in_use(device: str) -> int:
+    """Bytes of the card that this process holds; of its own memory on the CPU."""
+    if device.startswith("cuda"):
+        return int(import_module("torch").cuda.memory_reserved(device))
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

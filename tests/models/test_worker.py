@@ -1,0 +1,269 @@
+"""A model's process may die, hang or run out of memory: the caller is told which, and the process comes back.
+
+Real processes, really killed and stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.base import Frame, ModelCrashed, ModelError, ModelSpec, ModelTimeout, ModelUnavailable, Opinion, OutOfMemory
+from models.fake import Fake, hang, out_of_memory
+from models.worker import Arena, Policy, Remote, Worker, get_context
+
+pytestmark = pytest.mark.slow
+
+QUICK = Policy(hang=20.0, loading=60.0, first=0.01, longest=0.05, shared=4 << 20)
+
+
+class Mean:
+    """Answers with the mean brightness, so that a picture that came wrong shows; `slow` takes its time over it."""
+
+    def __init__(self, key: str, slow: float = 0.0) -> None:
+        self.spec = ModelSpec(key, "t", "numpy", "Mean")
+        self._slow = slow
+
+    def load(self, device: str) -> None:
+        self.device = device
+
+    def warm_up(self) -> None:
+        """Nothing to warm."""
+
+    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
+        time.sleep(self._slow)
+        return [
+            Opinion(self.spec.key, float(frame.pixels.mean()), 0.0, {"pid": os.getpid(), "sha256": frame.sha256})
+            for frame in frames
+        ]
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def mean() -> Mean:
+    return Mean("mean")
+
+
+def slow() -> Mean:
+    return Mean("slow", 0.5)
+
+
+def stuck() -> Fake:
+    return Fake("stuck", fault=hang(threading.Event()))
+
+
+def small() -> Fake:
+    return Fake("small", fault=out_of_memory(above=1))
+
+
+def fickle() -> Fake:
+    """Loads unless the surroundings say otherwise by then."""
+    return Fake("fickle", load_fault=hang(threading.Event()) if os.environ.get("FICKLE") else None)
+
+
+FACTORIES = {"mean": mean, "slow": slow, "stuck": stuck, "small": small, "fickle": fickle}
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker(FACTORIES, QUICK)
+    yield worker
+    worker.stop()
+
+
+def remote(worker: Worker, key: str) -> Remote:
+    model = Remote(FACTORIES[key]().spec, worker)
+    model.load("cpu")
+    return model
+
+
+def frame(seed: int, size: tuple[int, int] = (32, 48)) -> Frame:
+    return Frame.of(np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8))
+
+
+def until_back(model: Remote, seconds: float = 60.0) -> list[Opinion]:
+    """The first answer after a death. Waits for a state, and gives up loudly."""
+    give_up = time.monotonic() + seconds
+    while True:
+        try:
+            return model.assess([frame(0)])
+        except ModelUnavailable:
+            assert time.monotonic() < give_up, "the worker did not come back"
+            time.sleep(0.01)
+
+
+def test_pictures_arrive_whole_in_another_process(worker: Worker) -> None:
+    model = remote(worker, "mean")
+    model.warm_up()
+    frames = [frame(0), frame(1, (224, 224)), frame(2, (1, 1))]
+    opinions = model.assess(frames)
+    for each, opinion in zip(frames, opinions, strict=True):
+        assert opinion.logit == pytest.approx(float(each.pixels.mean()))
+        assert opinion.evidence["sha256"] == each.sha256
+        assert opinion.evidence["pid"] == worker.pid != os.getpid()
+    assert model.assess([]) == []
+    assert model.loaded is not None
+    assert model.loaded.seconds >= 0
+
+
+def test_only_places_go_through_the_pipe(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = remote(worker, "mean")
+    child = worker._child
+    assert child is not None
+    sent: list[object] = []
+    send = child._ours.send
+    monkeypatch.setattr(child._ours, "send", lambda message: (sent.append(message), send(message)))
+    model.assess([frame(0, (600, 600))])
+    assert len(repr(sent)) < 300
+    assert worker._arena is not None
+    assert worker._arena.in_use == 0, "the picture's memory was not given back"
+
+
+def test_models_of_one_worker_run_side_by_side(worker: Worker) -> None:
+    fast, late = remote(worker, "mean"), remote(worker, "slow")
+    answered: list[str] = []
+    thread = threading.Thread(target=lambda: (late.assess([frame(0)]), answered.append("slow")))
+    thread.start()
+    for _ in range(3):
+        fast.assess([frame(1)])
+    answered.append("mean")
+    thread.join()
+    assert answered == ["mean", "slow"]
+
+
+def test_kill_9_in_the_middle_of_a_call_is_typed_and_the_worker_comes_back(worker: Worker) -> None:
+    model, late = remote(worker, "mean"), remote(worker, "slow")
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            late.assess([frame(0)])
+        except ModelError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    first = worker.pid
+    assert first is not None
+    while worker._arena is None or worker._arena.in_use == 0:
+        time.sleep(0.001)
+    os.kill(first, signal.SIGKILL)
+    thread.join(10)
+    assert isinstance(raised[0], ModelCrashed)
+    assert "SIGKILL" in str(raised[0])
+    (opinion,) = until_back(model)
+    assert opinion.evidence["pid"] != first
+    assert worker.restarts == 1
+    assert worker._arena.in_use == 0
+
+
+def test_it_survives_being_killed_again_and_again(worker: Worker) -> None:
+    model = remote(worker, "mean")
+    pids = set()
+    for _ in range(5):
+        (opinion,) = until_back(model)
+        pids.add(opinion.evidence["pid"])
+        os.kill(opinion.evidence["pid"], signal.SIGKILL)
+        while worker._child is not None and opinion.evidence["pid"] == worker.pid:
+            time.sleep(0.001)
+    assert len(pids) == 5
+
+
+def test_a_stopped_process_is_a_hang_and_is_replaced(worker: Worker) -> None:
+    model = remote(worker, "mean")
+    worker._policy = replace(QUICK, hang=0.3)
+    pid = worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(ModelTimeout, match=r"mean: no answer to assess within 0\.3 s; worker 'perception' was killed"):
+        model.assess([frame(0)])
+    worker._policy = QUICK
+    (opinion,) = until_back(model)
+    assert opinion.evidence["pid"] != pid
+
+
+def test_a_model_that_hangs_is_a_hang_and_the_others_come_back(worker: Worker) -> None:
+    model, hanging = remote(worker, "mean"), remote(worker, "stuck")
+    worker._policy = replace(QUICK, hang=0.3, loading=0.5)
+    with pytest.raises(ModelTimeout, match="stuck: no answer to assess"):
+        hanging.assess([frame(0)])
+    worker._policy = QUICK
+    until_back(model)
+
+
+def test_a_model_that_hangs_as_it_is_loaded_again_is_left_out_for_the_others_sake(worker: Worker) -> None:
+    model, fickle = remote(worker, "mean"), remote(worker, "fickle")
+    worker._policy = replace(QUICK, hang=0.3, loading=5.0)
+    pid = worker.pid
+    assert pid is not None
+    os.environ["FICKLE"] = "hangs"
+    try:
+        os.kill(pid, signal.SIGKILL)
+        while worker.restarts < 2:
+            time.sleep(0.01)
+    finally:
+        del os.environ["FICKLE"]
+    until_back(model)
+    with pytest.raises(ModelUnavailable):
+        fickle.assess([frame(0)])
+    assert worker.restarts == 2
+
+
+def test_full_memory_is_typed_and_costs_no_process(worker: Worker) -> None:
+    model = remote(worker, "small")
+    pid = worker.pid
+    with pytest.raises(OutOfMemory, match="1 would"):
+        model.assess([frame(0), frame(1)])
+    assert len(model.assess([frame(0)])) == 1
+    assert worker.pid == pid
+
+
+def test_pictures_that_do_not_fit_are_refused_and_leave_nothing_behind(worker: Worker) -> None:
+    model = remote(worker, "mean")
+    with pytest.raises(OutOfMemory, match="send smaller batches"):
+        model.assess([frame(0, (800, 1000)), frame(1, (800, 1000))])
+    model.assess([frame(0, (800, 1000))])
+
+
+def test_before_load_and_after_close_it_is_unavailable(worker: Worker) -> None:
+    model = Remote(mean().spec, worker)
+    with pytest.raises(ModelUnavailable, match="not started; call load"):
+        model.assess([frame(0)])
+    assert not worker.alive
+    model.load("cpu")
+    model.close()
+    model.close()
+    assert not worker.alive
+    with pytest.raises(ModelUnavailable):
+        model.assess([frame(0)])
+
+
+def test_the_process_ends_with_its_last_model_and_leaves_no_orphan(worker: Worker) -> None:
+    first, second = remote(worker, "mean"), remote(worker, "small")
+    pid = worker.pid
+    assert pid is not None
+    first.close()
+    assert worker.pid == pid
+    second.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_gaps_are_used_again() -> None:
+    arena = Arena(get_context("spawn"), 64 * 1024)
+    picture = frame(0, (64, 64))  # 12,288 bytes: five fit
+    with arena.holding([picture, picture]), arena.holding([picture, picture, picture]):
+        with pytest.raises(OutOfMemory), arena.holding([picture]):
+            pass
+        assert arena.in_use == 5 * 12_288
+    with arena.holding([picture] * 5) as places:
+        assert sorted(place[0] for place in places) == [0, 12_288, 24_576, 36_864, 49_152]
+    assert arena.in_use == 0
