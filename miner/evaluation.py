@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cascade.verdict import Verdict
@@ -25,6 +26,7 @@ from models.data.labelled import Labelled
 
 Decide = Callable[[Frame], Awaitable[Verdict]]
 FEWEST_GROUPS = 5
+NAMES = {"mcc": "MCC", "accuracy": "accuracy", "auc": "AUC", "ece": "ECE", "brier": "Brier"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,12 @@ class Evaluation:
         """One row a source and one for all, each figure with its interval."""
         view = "native size" if self.level is None else f"level {self.level}"
         times = " ".join(f"{name} {value:.0f} ms" for name, value in self.milliseconds.items())
-        table = Table(title=f"{len(self.scored)} pictures, {view}; inside the cascade {times}", title_justify="left")
-        table.add_column("source")
-        table.add_column("n", justify="right")
-        table.add_column("road work", justify="right")
+        title = f"{len(self.scored)} pictures, {view}; inside the cascade {times}"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("source", overflow="fold")
+        table.add_column("n", justify="right", no_wrap=True)
         for name in metrics.METRICS:
-            table.add_column(name.upper() if name != "accuracy" else name, justify="right")
+            table.add_column(NAMES[name], justify="right", no_wrap=True)
         for name, row in sorted(self.sources.items()):
             table.add_row(name, *_cells(row))
         table.add_section()
@@ -139,11 +141,11 @@ def _row(scored: Sequence[Scored], seed: int) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    return [str(row["n"]), str(row["positives"]), *(_cell(row[name]) for name in metrics.METRICS)]
+    return [f"{row['n']}\n[dim]{row['positives']} work[/]", *(_cell(row[name]) for name in metrics.METRICS)]
 
 
 def _cell(figure: dict[str, float | None]) -> str:
     value, low, high = figure["value"], figure["low"], figure["high"]
     if value is None:
         return "-"
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [dim]{low:.2f}..{high:.2f}[/]"
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f}\n[dim]{low:.2f}–{high:.2f}[/]"
