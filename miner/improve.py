@@ -94,7 +94,7 @@ def assemble(journal: Iterable[Example], base: Iterable[Example], gate_file: Pat
         drawn = [e for sha, e in known.items() if sha not in week and _in_gate(e.record, share)]
         _write_lines(gate_file, (write(example.record) for example in drawn))
     gate = base_examples(gate_file)
-    frozen = {example.record.sha256 for example in gate} | {e.record.group for e in gate}
+    frozen = {example.record.sha256 for example in gate} | {example.record.group for example in gate} - {""}
     free = [e for e in known.values() if not {e.record.sha256, e.record.group} & frozen]
     return Data(
         train=tuple(e for e in free if e.record.sha256 not in week),

@@ -134,6 +134,13 @@ def test_the_gate_set_is_frozen_and_nothing_of_it_is_ever_learned_from(tmp_path:
     assert not gate & {e.record.sha256 for e in (*later.train, *later.week)}
 
 
+def test_pictures_without_a_group_are_groups_of_their_own(tmp_path: Path) -> None:
+    alone = [replace(e, record=replace(e.record, group="")) for e in examples(300, 0)]
+    split = assemble([*alone, *examples(50, 1, NOW)], [], tmp_path / "gate.jsonl")
+    assert len(split.train) + len(split.gate) == 300
+    assert 60 < len(split.gate) < 120
+
+
 def test_groups_are_not_split_between_gate_and_training(tmp_path: Path) -> None:
     grouped = [
         replace(e, record=replace(e.record, group=f"camera {number % 20}"), at=NOW - 30 * DAY)
