@@ -200,11 +200,10 @@ def _centre(text: Text) -> float:
 
 
 SPEC = ModelSpec(
-    key="signs",
-    task="sign-reading",
+    key="sign-reading",
+    task="text recognition",
     library="rapidocr",
     class_name="RapidOCR",
-    repository="https://github.com/RapidAI/RapidOCR",
     licence="Apache-2.0",
     memory_gb={"fp32": 0.031},
 )
@@ -271,7 +270,9 @@ def _open_engine(threads: int) -> Any:
     try:
         import rapidocr
     except ImportError as error:
-        raise ModelUnavailable("signs: the package 'rapidocr' is missing; install it: pip install rapidocr") from error
+        raise ModelUnavailable(
+            "sign-reading: the package 'rapidocr' is missing; install it: pip install rapidocr"
+        ) from error
     _quieten()
     folder = Path(rapidocr.__file__).parent / "models"
     parameters = {
@@ -294,7 +295,7 @@ def _open_engine(threads: int) -> Any:
         engine(blank, use_det=False, use_cls=False, use_rec=True)
     except Exception as error:  # onnxruntime has no common error type
         raise BadWeights(
-            f"signs: {folder} cannot be read ({error}); reinstall: pip install --force-reinstall rapidocr"
+            f"sign-reading: {folder} cannot be read ({error}); reinstall: pip install --force-reinstall rapidocr"
         ) from error
     return engine
 
@@ -302,7 +303,7 @@ def _open_engine(threads: int) -> Any:
 def _only(folder: Path, pattern: str) -> Path:
     files = sorted(folder.glob(pattern))
     if not files:
-        raise BadWeights(f"signs: no {pattern} in {folder}; reinstall: pip install --force-reinstall rapidocr")
+        raise BadWeights(f"sign-reading: no {pattern} in {folder}; reinstall: pip install --force-reinstall rapidocr")
     return files[0]
 
 

@@ -215,7 +215,8 @@ class TestMatching:
 class TestContract:
     def test_it_is_a_model(self, reader):
         assert isinstance(reader, Model)
-        assert reader.spec.library == "rapidocr"
+        assert reader.spec == SignReader().spec
+        assert reader.assess([street()])[0].model == reader.spec.key == "sign-reading"  # as catalog and profiles say
 
     def test_nothing_happens_before_load(self):
         with pytest.raises(ModelUnavailable, match="not loaded"):
