@@ -123,9 +123,9 @@ class Supervisor:
         return await self._ask(frame, deadline, self._member.timeout_ms / 1e3, caller, boxes)
 
     async def canary(self) -> bool:
-        """Whether the model answers the canary picture within the limit. A failure opens the breaker, a success
-        closes it."""
-        limit = self._policy.canary_limit
+        """Whether the model answers the canary picture within the limit, or within its time-out if that is longer. A
+        failure opens the breaker, a success closes it."""
+        limit = max(self._policy.canary_limit, self._member.timeout_ms / 1e3)
         try:
             await self._ask(CANARY, Deadline.after(limit), limit, "canary", None)
         except ModelError as error:
@@ -136,11 +136,10 @@ class Supervisor:
     def tick(self) -> None:
         """Look after the model: called by the engine every `Policy.tick` seconds."""
         policy = self._policy
-        hangs = self._busy > policy.hang * self._member.timeout_ms / 1e3
-        if hangs and self._may_restart:
-            self._abandon(f"hangs since {self._busy:.1f} s")
+        if (busy := self._busy) > policy.hang * self._member.timeout_ms / 1e3:
+            self._give_up(f"hangs since {busy:.1f} s")
         if self._trial is None or self._trial.done():
-            idle = self._clock() - self._last_success > policy.canary_every
+            idle = not busy and self._clock() - self._last_success > policy.canary_every
             if self.breaker.try_half_open():
                 self._trial = asyncio.create_task(self._recover())
             elif self.available and idle:
@@ -213,7 +212,7 @@ class Supervisor:
         if not self._may_restart:
             self._open(reason)
             return
-        self._abandon(reason)
+        self._give_up(reason)
         self._restarts.append(self._clock())
         log.warning("%s: replaced (%d of %d): %s", self.key, len(self._restarts), self._policy.restarts, reason)
         try:
@@ -235,9 +234,10 @@ class Supervisor:
             raise
         self._worker, self._last_success = worker, self._clock()
 
-    def _abandon(self, reason: str) -> None:
-        """Leave the worker to itself: its thread ends when the model lets go of it, which may be never."""
-        if self._worker:
+    def _give_up(self, reason: str) -> None:
+        """Ask no more. If there may be another model in its place, leave the worker to itself: its thread ends when the
+        model lets go of it, which may be never."""
+        if self._worker and self._may_restart:
             self._worker.stop(reason)
             self._stuck.append(self._worker)
             self._worker = None

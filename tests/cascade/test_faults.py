@@ -128,7 +128,7 @@ async def test_figure_14_a_model_that_stops_answering_is_found_by_its_canary() -
     released = threading.Event()
     a, b = Fake("a", 0.3), Fake("b", 0.3)
     policy = replace(QUICK, canary_every=0.1, canary_limit=0.1)
-    async with running(profile_of(*tiers()[:2], band=BAND), [a, b], policy=policy) as engine:
+    async with running(profile_of(*tiers(timeout_ms=100.0)[:2], band=BAND), [a, b], policy=policy) as engine:
         b._fault = hang(released)
         stopped = time.monotonic()
         await until(lambda: engine.state()["b"].breaker == "open")

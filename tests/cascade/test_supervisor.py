@@ -213,7 +213,7 @@ async def test_an_idle_model_is_tried_with_a_canary() -> None:
         await until(lambda: len(model.batches) >= 3)
         model._fault = hang(released)  # from now on it hangs, and nobody asks
         await until(lambda: not supervisor.available)
-        assert supervisor.state().reason == "canary: no opinion within 50 ms"
+        assert supervisor.state().reason == "canary: no opinion within 250 ms"
         released.set()
         await until(lambda: supervisor.available)
 
