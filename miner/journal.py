@@ -86,6 +86,7 @@ class Counts:
 @dataclass(frozen=True, slots=True)
 class _Request:
     at: float
+    version: str
     answered: Answered
 
 
@@ -195,7 +196,8 @@ class Journal:
     def __call__(self, answered: Answered) -> None:
         """Take note of one request. Returns at once and never raises."""
         pixels = answered.frame.pixels.nbytes if answered.frame else 0
-        if not self._buffer.put(_Request(self._clock(), answered), pixels + len(answered.image_base64)):
+        request = _Request(self._clock(), self._version(), answered)
+        if not self._buffer.put(request, pixels + len(answered.image_base64)):
             self._counts["dropped"] += 1
 
     def label(self, sha256: str, label: int | None, source: str, who: str = "") -> Future[None]:
@@ -215,7 +217,7 @@ class Journal:
         return self._change(
             lambda db: db.execute(
                 "INSERT OR REPLACE INTO shadows VALUES (?, ?, ?)",
-                (_picture_of(db, sha256), self._name(version), probability),
+                (self._name(version), bytes.fromhex(sha256), probability),
             ),
             urgent=False,
         )
@@ -292,7 +294,7 @@ class Journal:
 
     def _add_request(self, item: _Request, tally: _Tally) -> None:
         answered, verdict = item.answered, item.answered.verdict
-        caller, version = self._name(answered.caller), self._name(self._version())
+        caller, version = self._name(answered.caller), self._name(item.version)
         picture = None if answered.frame is None else self._picture(answered.frame)
         milliseconds = 1000.0 * answered.seconds
         repeated = verdict is not None and verdict.tiers == (JOURNAL_TIER,)

@@ -52,15 +52,15 @@ CREATE TABLE scores (
 ) WITHOUT ROWID;
 """
 
-# Embeddings for the memory and for heads; what a candidate said beside the live answer.
+# Embeddings for the memory and for heads; what a candidate said beside the live answer (by digest: the candidate
+# speaks before the request, and with it the picture, is on record).
 V2 = """
 CREATE TABLE embeddings (
     picture INTEGER NOT NULL REFERENCES pictures, model TEXT NOT NULL, vector BLOB NOT NULL,
     PRIMARY KEY (picture, model)
 ) WITHOUT ROWID;
 CREATE TABLE shadows (
-    picture INTEGER NOT NULL REFERENCES pictures, version INTEGER NOT NULL, probability REAL NOT NULL,
-    PRIMARY KEY (picture, version)
+    version INTEGER NOT NULL, sha256 BLOB NOT NULL, probability REAL NOT NULL, PRIMARY KEY (version, sha256)
 ) WITHOUT ROWID;
 """
 

@@ -1,0 +1,114 @@
+"""The parts together, as the miner runs them."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+
+from cascade.deadline import Deadline
+from cascade.profile import ProfileError
+from cascade.verdict import Verdict
+from miner.improve import Candidate, Comparison, Judgement, Versions
+from miner.journal_views import Views
+from miner.learning import Habits, Learning, profile_in_force, remember, version_of
+from miner.service import Service
+from models.base import Frame, Opinion
+from models.memory import Memory
+from tests.journal.making import frame_of, jpeg_of, verdict
+from tests.journal.test_improve import OWN, SAYS_YES, examples
+from tests.journal.test_memory import embed
+
+IT = Judgement(Comparison(100, 50, 0.5, 0.6, 0.1, 0.0), None, None, ())
+
+
+class Engine:
+    """Says road work, and counts."""
+
+    def __init__(self) -> None:
+        self.asked, self.profile = 0, OWN
+
+    async def decide(self, frame: Frame, deadline: Deadline, caller: str) -> Verdict:
+        self.asked += 1
+        return verdict(0.8, opinions=(Opinion("first", 1.4, 5.0), Opinion("second", 0.1, 5.0)))
+
+
+def service(learning: Learning) -> Service:
+    return Service(learning.decide, lambda text: frame_of(base64.b64decode(text)), 0.5, 0.5, [learning.observe])
+
+
+def image(seed: int) -> str:
+    return base64.b64encode(jpeg_of(seed)).decode()
+
+
+async def test_an_answer_is_on_record_repeated_at_once_and_reviewable(tmp_path: Path) -> None:
+    engine = Engine()
+    learning = Learning(tmp_path, engine.decide, lambda: engine.profile, Habits(recheck=0.0))
+    answers = [await service(learning).answer(image(seed), 9.0, "validator", 1) for seed in (1, 2, 1)]
+    assert answers == [0.8, 0.8, 0.8]
+    assert (engine.asked, learning.repeats.answered) == (2, 1)
+    learning.journal.flush()
+    assert [row["source"] for row in learning.views.recent()] == ["journal", "cascade", "cascade"]
+    app = Starlette(routes=learning.routes())  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        assert (await client.get("/review")).status_code == 200
+    assert learning.alarms == ()
+    learning.close()
+    learning.close()
+    assert learning.counts.written == 3
+
+
+async def test_what_can_be_switched_off_is_off(tmp_path: Path) -> None:
+    engine = Engine()
+    learning = Learning(tmp_path, engine.decide, lambda: engine.profile, Habits(near_bits=-1, correct_prevalence=False))
+    for _ in range(2):
+        await service(learning).answer(image(1), 9.0, "validator")
+    assert (engine.asked, learning.repeats.answered) == (2, 0)
+    learning.close()
+
+
+async def test_a_staged_candidate_runs_in_the_shadow_and_a_promoted_one_is_in_force(tmp_path: Path) -> None:
+    versions = Versions(tmp_path / "versions")
+    versions.stage(versions.write(Candidate(SAYS_YES)), IT)
+    engine = Engine()
+    learning = Learning(tmp_path, engine.decide, lambda: engine.profile)
+    assert await service(learning).answer(image(1), 9.0, "validator", 0) == 0.8
+    learning.close()
+    views = Views(tmp_path / "journal")
+    ((_, label, live, candidate),) = views.shadows("0001")
+    views.close()
+    assert (label, live) == (0, 0.8)
+    assert candidate == pytest.approx(1 / (1 + np.exp(-0.1)))
+    with pytest.raises(ProfileError):
+        profile_in_force(tmp_path, "no such profile")
+    versions.promote("0001", IT)
+    assert profile_in_force(tmp_path, "no such profile") == SAYS_YES
+
+
+def test_another_fit_other_weights_another_version() -> None:
+    names = {version_of(OWN), version_of(OWN, "weights"), version_of(SAYS_YES), version_of(OWN.model_copy())}
+    assert len(names) == 3
+
+
+async def test_a_reload_changes_the_version(tmp_path: Path) -> None:
+    engine = Engine()
+    learning = Learning(tmp_path, engine.decide, lambda: engine.profile, Habits(recheck=0.0))
+    await service(learning).answer(image(1), 9.0, "validator")
+    engine.profile = SAYS_YES
+    await service(learning).answer(image(1), 9.0, "validator")
+    assert engine.asked == 2
+    learning.journal.flush()
+    assert len(learning.views.stats()["versions"]) == 2
+    learning.close()
+
+
+def test_the_memory_grows_with_the_labels(tmp_path: Path) -> None:
+    memory = Memory(embed)
+    assert remember(memory, examples(100, 0)) == 0
+    assert len(memory) == 0
+    assert remember(memory, examples(100, 0, embeddings=True)) == 100
+    assert len(memory) == 100
