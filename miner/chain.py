@@ -7,8 +7,9 @@ The SDK's own client retries on a new websocket without closing the old one, wai
 chain it speaks to, and sets every logger to CRITICAL when it is imported. `_sdk` mends these four and nothing else.
 
 What could be tried without a real chain is tried against a real websocket server (tests/test_chain.py): no answer,
-garbage, errors, wrong genesis, metadata that cannot be decoded, flapping. Reading a real metagraph and the `serve_axon`
-extrinsic were not tried on a live chain; what is done with the SDK's values is tested on the SDK's own types.
+garbage, errors, wrong genesis, metadata that cannot be decoded, flapping, and a whole metagraph whose bytes
+tests/substrate_node.py encodes by hand. Not tried: the public chains themselves (size, speed, today's runtime), and the
+`serve_axon` extrinsic beyond what is composed and which key signs it.
 """
 
 from __future__ import annotations
