@@ -1,0 +1,140 @@
+"""What objects say of a picture, boxes of several detectors as one, and sizes that cannot be."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import boxes, catalog, depth
+from models.boxes import Box, agreement, best_scores, classes, fuse
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "boxes_fusion.json").read_text())
+TABLES = ["coco", "objects365", "prompts", "own"]
+scores = st.floats(0, 1)
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"])
+def test_fusion_is_that_of_the_authors_package(case: dict[str, list[list[float]]]) -> None:
+    found = [[Box.of(str(row[0]), row[1], row[2:]) for row in rows] for rows in case["found"]]
+    fused = fuse(found, case["weights"])
+    expected = sorted(([row[1], str(row[0]), *row[2:]] for row in case["fused"]), reverse=True)
+    assert len(fused) == len(expected)
+    for ours, theirs in zip(sorted(fused, key=lambda box: (-box.score, box.label)), expected, strict=True):
+        assert ours.label == theirs[1]
+        assert ours.score == pytest.approx(theirs[0])
+        assert ours.corners == pytest.approx(tuple(theirs[2:]))
+
+
+def test_weights_must_be_one_per_detector() -> None:
+    with pytest.raises(ValueError, match=r"one weight per detector \(2\), got 1"):
+        fuse([[], []], [1.0])
+
+
+def test_agreement_is_the_share_of_detectors_that_see_one_object() -> None:
+    cone = Box("cone", 0.9, (10, 10, 20, 30))
+    other = Box("cone", 0.9, (100, 10, 120, 30))
+    assert agreement([[cone], [cone, other], [], [cone]]) == 0.75
+    assert agreement([[cone], [other]]) == 0.5
+    assert agreement([[Box("cone", 0.1, cone.corners)]]) == 0.0
+    assert agreement([]) == 0.0
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_nothing_seen_says_what_the_leak_says(name: str) -> None:
+    table = classes(name)
+    assert table.logit({}) == pytest.approx(math.log(table.leak / (1 - table.leak)))
+    assert table.logit({"banana": 1.0}) == table.logit({})
+
+
+@given(st.sampled_from(TABLES), st.data())
+def test_a_higher_score_never_lowers_the_log_odds(name: str, data: st.DataObject) -> None:
+    table = classes(name)
+    seen = data.draw(st.dictionaries(st.sampled_from(sorted(table.weights)), scores, min_size=1))
+    label = data.draw(st.sampled_from(sorted(seen)))
+    more = seen | {label: data.draw(st.floats(seen[label], 1))}
+    assert table.logit(more) >= table.logit(seen) - 1e-9
+    assert math.isfinite(table.logit(more))
+
+
+def test_a_detector_that_knows_no_cone_says_next_to_nothing() -> None:
+    coco = classes("coco")
+    assert abs(coco.logit({})) < 0.1
+    assert abs(coco.logit({"truck": 1.0, "stop sign": 1.0})) < 0.3
+    assert classes("objects365").logit({"Traffic cone": 0.9}) > 0.8
+
+
+def test_two_kinds_of_object_say_more_than_two_of_one_kind() -> None:
+    table = classes("prompts")
+    cone, sign = Box("traffic cone", 0.5, (0, 0, 1, 1)), Box("road work sign", 0.5, (5, 5, 9, 9))
+    assert table.logit(best_scores([cone, cone])) == table.logit(best_scores([cone]))
+    assert table.logit(best_scores([cone, sign])) > table.logit(best_scores([cone]))
+
+
+def test_labels_that_no_table_knows_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"none of its 2 labels \(cat, dog, \.\.\.\) is in roadwork_classes\.toml \[coco\]"
+    ):
+        classes("coco").known(["cat", "dog"])
+    assert classes("coco").known(["Truck", "dog"]) == {"Truck": 0.1}
+
+
+def test_a_wrong_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a table of .*coco.*, got 'cocoa'"):
+        classes("cocoa")
+    path = tmp_path / "classes.toml"
+    path.write_text("[own]\nleak = 0.2\ncone = 1.5\n")
+    with pytest.raises(ValueError, match=r"expected weights in \[0, 1\), got {'cone': 1\.5}"):
+        classes("own", path)
+
+
+def test_every_detector_of_the_catalog_names_a_table() -> None:
+    named = {entry.classes for entry in catalog.entries().values() if entry.adapter and entry.classes}
+    assert named <= set(TABLES)
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------
+
+METRES = np.full((100, 200), 10.0, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("label", "pixels", "metres", "factor"),
+    [
+        ("traffic cone", 30, 0.3, 1.0),
+        ("traffic cone", 300, 3.0, depth.IMPOSSIBLE),
+        ("excavator", 300, 3.0, 1.0),
+        ("excavator", 30, 0.3, depth.IMPOSSIBLE),
+        ("road roller", 300, 3.0, 1.0),
+    ],
+)
+def test_an_impossible_size_weighs_less(label: str, pixels: float, metres: float, factor: float) -> None:
+    (size,) = depth.check([Box(label, 0.8, (0, 0, pixels, 50))], METRES, focal=1000)
+    assert size.metres == pytest.approx(metres)
+    assert size.factor == factor
+
+
+def test_without_a_focal_length_nothing_is_said() -> None:
+    (size,) = depth.check([Box("traffic cone", 0.8, (0, 0, 150, 50))], METRES, focal=None)
+    assert size.factor == 1.0
+    assert math.isnan(size.metres)
+
+
+def test_a_box_outside_the_picture_says_nothing() -> None:
+    assert depth.check([Box("cone", 0.8, (500, 500, 600, 600))], METRES, focal=1000)[0].factor == 1.0
+
+
+def test_a_focal_length_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"focal length in pixels > 0, or None; got -1"):
+        depth.check([], METRES, focal=-1)
+
+
+def test_evidence_is_plain_json() -> None:
+    shown = Box("cone", 0.123456, (1.04, 2.0, 3.0, 4.0)).as_json()
+    assert json.loads(json.dumps(shown)) == {"label": "cone", "score": 0.1235, "box": [1.0, 2.0, 3.0, 4.0]}
+    assert boxes.SHOWN == 0.3
