@@ -13,7 +13,7 @@ from miner.decode import PictureError, decode
 from miner.gpu import NoCards, cards
 from miner.settings import Settings, UsageError
 from models.base import Frame, Model, ModelError
-from models.catalog import build
+from models.catalog import build, find
 
 
 def profile_of(settings: Settings) -> Profile:
@@ -30,11 +30,12 @@ def make_engine(settings: Settings, profile: Profile) -> Engine:
         models = build(member.model for member in profile.members)
     except ModelError as error:
         raise UsageError(f"profile {profile.name}: {error}") from None
-    return Engine(profile, models, factory=fresh_model, device=_device(settings))
+    card = _card(settings)
+    return Engine(profile, models, factory=fresh_model, device=lambda key: card if find(key).isolated else "cpu")
 
 
-def _device(settings: Settings) -> str:
-    """Where models go: the first card when there is one and nothing else was asked for."""
+def _card(settings: Settings) -> str:
+    """Where models go that run on a card: the first one when there is one and nothing else was asked for."""
     if settings.device != "auto":
         return settings.device
     try:
