@@ -5,7 +5,8 @@
 What is simulated: the pictures. A picture is a vector of 24 numbers (what an encoder would make of it) and the logits
 of two experts, a network and a detector; no pixel is drawn, since half a year of drawn pictures would take days here.
 What is real: everything that learns. Journal, review queue, second look, memory, drift watch, correction, improve with
-its gate, and the cascade's replay decide and learn as they do in the miner.
+its gate, and the cascade's replay decide and learn as they do in the miner; only the exit band is not fitted anew (its
+out-of-fold study would take most of the time).
 
 The scenario: from week 4 the weather gets worse, and reflections look like road work to the network; from week 10 a
 third of the road work is a new kind of sign that neither expert knows; in weeks 15 to 17 the reviewer is careless (one
@@ -31,14 +32,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cascade import fit
 from cascade.profile import Member, Profile, Tier
 from cascade.replay import replay
 from cascade.trace import Record
 from cascade.verdict import Source, Stop, Verdict
 from miner.drift import Watch, shifted
-from miner.improve import STEPS, Candidate, Data, ImproveError, Judgement, Versions, assemble, improve, with_head
+from miner.improve import (
+    STEPS,
+    Candidate,
+    Data,
+    ImproveError,
+    Judgement,
+    Versions,
+    assemble,
+    cross_fitted,
+    improve,
+    with_head,
+)
 from miner.journal import Journal, Keep
 from miner.journal_views import Example, Views
+from miner.learning import remember
 from miner.review import ordered, suspicion
 from miner.service import Answered
 from models.base import Frame, Opinion
@@ -218,15 +232,20 @@ class Arm:
         self.journal.flush(60)
 
     def _remember(self) -> None:
-        known = [*self.base, *self.views.labelled(embedder=EMBEDDER)]
-        vectors = [(e.embedding, e.label) for e in known if e.embedding is not None]
-        self.memory.replace(np.stack([v for v, _ in vectors]), np.array([label for _, label in vectors]))
+        remember(self.memory, [*self.base, *self.views.labelled(embedder=EMBEDDER)])
 
     @staticmethod
     def _example(picture: Picture, opinions: tuple[Opinion, ...], vector: NDArray[np.float32]) -> Example:
         verdict = Verdict(0.5, (0.0, 1.0), opinions, (), (), Stop.LAST_TIER, Source.CASCADE, False, 0.0)
         record = Record("2026-01-01T00:00:00.000Z", picture.frame.sha256, *picture.frame.size, verdict, picture.label)
         return Example(record, 0.0, "base", "base", vector)
+
+
+def quick_refit(examples: Sequence[Example], candidate: Candidate) -> Candidate:
+    """`improve.refit` without the choice of the band."""
+    records = [example.record for example in cross_fitted(examples, candidate.head)]
+    plain = candidate.profile.model_copy(update={"fit": None})
+    return replace(candidate, profile=plain.model_copy(update={"fit": fit.learn(fit.Data.of(records, plain), plain)}))
 
 
 def ungated(data: Data, versions: Versions, own: Profile, steps: Sequence[str]) -> tuple[str, Judgement]:
@@ -263,6 +282,7 @@ def main() -> None:
     parser.add_argument("--weeks", type=int, default=26)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    STEPS["refit"] = quick_refit
     world = World(options.seed)
     base, start = before(world)
     scratch = Path(tempfile.mkdtemp())

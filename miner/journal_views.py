@@ -262,7 +262,8 @@ _HUMAN_AND_TESTNET = """SELECT count(*), sum(h.label = t.label) FROM labels h JO
 _HUMAN_AND_HUMAN = """SELECT count(*), sum(a.label = b.label) FROM labels a JOIN labels b ON b.picture = a.picture
     AND b.id > a.id AND b.source = 'human' WHERE a.source = 'human' AND a.label + b.label IS NOT NULL"""
 _SHADOWS = """SELECT p.sha256, p.label, r.probability, s.probability
-    FROM shadows s JOIN pictures p ON p.sha256 = s.sha256 JOIN requests r ON r.id = (SELECT max(id) FROM requests WHERE picture = p.id AND source = 'cascade')
+    FROM shadows s JOIN pictures p ON p.sha256 = s.sha256
+    JOIN requests r ON r.id = (SELECT max(id) FROM requests WHERE picture = p.id AND source = 'cascade')
     WHERE s.version = (SELECT id FROM names WHERE name = ?) AND p.label IS NOT NULL"""
 EXPORT_COLUMNS = (
     "at", "sha256", "phash", "width", "height", "caller", "version", "probability", "low", "high", "source", "stop",
