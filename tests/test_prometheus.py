@@ -23,6 +23,7 @@ import uvicorn
 import yaml
 
 from cascade.verdict import Source, Stop, Verdict
+from miner.commands.mock import free_ports, running_miner
 from miner.gpu import Card
 from miner.health import Address, Readiness, health_app
 from miner.service import Answered
@@ -212,6 +213,20 @@ def until(happens: Any, seconds: float, what: str) -> None:
             pass
         time.sleep(0.2)
     pytest.fail(f"{what}: not within {seconds} s")
+
+
+@pytest.mark.slow
+def test_prometheus_scrapes_a_running_mock_miner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    axon, health = free_ports(2)
+    (tmp_path / "prometheus").mkdir()
+    target = f"127.0.0.1:{health}"
+    with running_miner(tmp_path, axon, health), prometheus(tmp_path / "prometheus", target) as base:
+        until(lambda: api(base, "query", query="streetvision_ready == 1")["result"], 30, "a ready miner scraped")
+        [told] = api(base, "query", query="streetvision_miner_info")["result"]
+        assert (told["metric"]["network"], told["metric"]["profile"]) == ("mock", "embedded")
+        assert api(base, "query", query='streetvision_breaker{model="embedded", state="closed"} == 1')["result"]
+        assert api(base, "query", query="streetvision_chain_age_seconds < 3600")["result"]
 
 
 @pytest.mark.slow
