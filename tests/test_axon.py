@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import math
 import pathlib
 import socket
@@ -244,6 +245,7 @@ async def test_an_answer_that_is_no_probability_becomes_the_prior(wrong: Any, ca
     async def answer(image: str, seconds: float, caller: str, label: int) -> float:
         return wrong
 
+    caplog.set_level(logging.WARNING, "miner.axon")
     async with serving(IDENTITY, SUBNET, answer) as edge:
         response = await edge.ask(dendrite().request().bytes())
     assert (response.status, response.json["prediction"], edge.outcomes) == (200, 0.5, ["guarded"])
@@ -738,6 +740,7 @@ async def test_a_drain_that_cannot_wait_longer_gives_the_prior(caplog: pytest.Lo
         await go_on.wait()
         return 0.75
 
+    caplog.set_level(logging.WARNING, "miner.axon")
     async with serving(IDENTITY, SUBNET, answer, limits=Limits(in_flight=1)) as edge:
         stuck = [asyncio.create_task(edge.ask(dendrite().request().bytes())) for _ in range(3)]
         await until(lambda: edge.at_work == 3)
@@ -772,6 +775,7 @@ async def test_one_address_only_when_asked() -> None:
 
 
 async def test_without_ipv6_there_is_ipv4(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "miner.server")
     original = socket.socket.bind
 
     def bind(self: socket.socket, address: Any) -> None:

@@ -54,6 +54,15 @@ def test_nothing_accepted_before_a_restart_is_accepted_after(tmp_path: Path) -> 
     after.close()
 
 
+def test_what_left_the_window_while_the_miner_was_down_is_forgotten(tmp_path: Path) -> None:
+    store = Replay(tmp_path / "replay", now=NOW)
+    store.add(b"one", NOW, NOW)
+    store.close()
+    later = Replay(tmp_path / "replay", now=NOW + 3600 * SECOND)
+    assert len(later) == 0
+    later.close()
+
+
 def test_a_record_cut_short_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "replay"
     store = Replay(path, now=NOW)
@@ -79,6 +88,7 @@ def test_the_file_is_rewritten_and_stays_small(tmp_path: Path) -> None:
 
 
 def test_a_full_store_refuses_the_old_rather_than_forget_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "miner.replay")
     path = tmp_path / "replay"
     store = Replay(path, capacity=100, now=NOW)
     old = [(b"old %d" % number, NOW + number) for number in range(90)]
@@ -99,7 +109,7 @@ def test_a_disk_that_cannot_be_written_costs_the_file_and_not_the_service(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.ERROR, "miner.replay"):
         store = Replay(tmp_path / "file" / "replay", now=NOW)
     assert "writable state directory" in caplog.text
     assert store.add(b"one", NOW, NOW)
@@ -112,7 +122,7 @@ def test_a_disk_that_fills_up_is_said_once(tmp_path: Path, caplog: pytest.LogCap
     full = os.open("/dev/full", os.O_WRONLY)  # every write fails with ENOSPC
     os.dup2(full, store._file)
     os.close(full)
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.ERROR, "miner.replay"):
         assert store.add(b"one", NOW, NOW)
         assert store.add(b"two", NOW, NOW)
     assert caplog.text.count("No space left") == 1
