@@ -68,7 +68,7 @@ class Figures:
 
 
 class Recent:
-    """The newest answers: `SHOWN` with pictures (about 20 MB at most), `MEASURED` as figures."""
+    """The newest answers: `SHOWN` with pictures (31 MB at most), `MEASURED` as figures."""
 
     def __init__(self, shown: int = SHOWN, measured: int = MEASURED) -> None:
         self.answers: deque[Kept] = deque(maxlen=shown)

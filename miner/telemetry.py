@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HUMAN = "<green>{time:HH:mm:ss.SSS}</green> <level>{level:<7}</level> {message} <dim>{extra[origin]}</dim>\n{exception}"
-NOISY = ("websockets", "async_substrate_interface", "asyncio", "RapidOCR", "uvicorn.access")
+NOISY = ("websockets", "async_substrate_interface", "asyncio", "RapidOCR", "uvicorn")  # heard from WARNING on
 LONGEST_MESSAGE = 4000  # characters: a picture that strays into a message must not fill the disk
-SECRETS = re.compile(r"hf_[A-Za-z0-9]{16,}|(?<![A-Za-z0-9])0x[0-9a-fA-F]{64}(?![0-9a-fA-F])")
+SECRETS = re.compile(r"hf_[A-Za-z0-9]{16,}|(?i:(?<=seed|cret|vate).{1,12}?0x[0-9a-f]{64})")  # tokens; keys named so
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 6, 8, 9, 12)
 TENTHS = tuple(i / 10 for i in range(1, 11))
@@ -75,21 +75,29 @@ def setup_logging(level: str, form: str) -> None:
     ultralytics' too; their levels are put back here.
     """
     logger.remove()
-    logger.configure(extra={"origin": "miner"}, patcher=_clean)
+    logger.configure(extra={"origin": "miner"}, patcher=_shorten)
     form_of = _json_line if form == "json" else lambda _: HUMAN
-    logger.add(sys.stderr, level=level, format=form_of, backtrace=False, diagnose=False)
+    colours = form == "human" and sys.stderr.isatty()
+    logger.add(_say, level=level, format=form_of, colorize=colours, backtrace=False, diagnose=False)
     logging.root.handlers = [_ToLoguru()]
     logging.root.setLevel(level if level != "TRACE" else logging.DEBUG)
-    for name, existing in list(logging.root.manager.loggerDict.items()):
+    for existing in list(logging.root.manager.loggerDict.values()):
         if isinstance(existing, logging.Logger):
             existing.handlers.clear()
             existing.propagate = True
-            existing.setLevel(logging.WARNING if name.startswith(NOISY) else logging.NOTSET)
+            existing.setLevel(logging.NOTSET)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _clean(record: Record) -> None:
-    """No token, no private key and no picture leaves in a message."""
-    message = SECRETS.sub("(secret)", record["message"])
+def _say(line: str) -> None:
+    """No token and no private key leaves, in a message or a traceback."""
+    sys.stderr.write(SECRETS.sub("(secret)", line))
+
+
+def _shorten(record: Record) -> None:
+    """No picture leaves in a message."""
+    message = record["message"]
     cut = len(message) - LONGEST_MESSAGE
     record["message"] = f"{message[:LONGEST_MESSAGE]} ... ({cut} more characters)" if cut > 0 else message
 
