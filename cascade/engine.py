@@ -15,30 +15,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from functools import partial
 
 from cascade import tier as tiers
 from cascade.deadline import Deadline
 from cascade.decision import Decision
-from cascade.fusion import Fusion
+from cascade.plan import Plan, make_plan
 from cascade.profile import Profile, Tier
-from cascade.supervisor import Factory, ModelState, Policy, Supervisor
+from cascade.supervisor import Factory, ModelState, Policy
 from cascade.tier import TierReadiness
 from cascade.verdict import Verdict
 from models.base import Failure, Frame, Model, ModelError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Plan:
-    """A profile at work. `requests` that began under it finish under it, also after a reload."""
-
-    profile: Profile
-    fusion: Fusion
-    supervisors: Mapping[str, Supervisor]
-    requests: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Engine:
@@ -56,9 +45,10 @@ class Engine:
         device: str | Callable[[str], str] = "cpu",
         policy: Policy | None = None,
     ) -> None:
-        self._factory, self._policy = factory, policy or Policy()
-        self._device_of = device if callable(device) else lambda key: device
-        self._plan = self._planned(profile, models, {})
+        self._policy = policy or Policy()
+        device_of = device if callable(device) else lambda key: device
+        self._make = partial(make_plan, factory=factory, device_of=device_of, policy=self._policy)
+        self._plan = self._make(profile, models, {})
         self._watch: asyncio.Task[None] | None = None
         self._replacing = asyncio.Lock()
 
@@ -69,7 +59,7 @@ class Engine:
     async def start(self) -> None:
         """Load all models side by side. Raises the ModelError of a required tier of which no member could be loaded;
         other models that could not be are left out and tried again later."""
-        await self._load(self._plan, self._plan.supervisors)
+        await self._plan.load(self._plan.supervisors)
         self._watch = asyncio.create_task(self._look_after())
 
     async def close(self) -> None:
@@ -115,10 +105,13 @@ class Engine:
         supervisor = plan.supervisors[rule.model]
         if not supervisor.can_examine:
             return
+        begun = deadline.clock()
+        soon = Deadline(min(deadline.at, begun + rule.timeout_ms / 1e3), deadline.clock)
         try:
-            decision.add(tier, [await supervisor.ask(frame, deadline, caller, boxes)], [])
+            decision.add(tier, [await supervisor.ask(frame, soon, caller, boxes)], [])
         except ModelError as error:
-            decision.add(tier, [], [Failure(rule.model, error.kind, f"second question: {error}", rule.timeout_ms)])
+            milliseconds = (deadline.clock() - begun) * 1e3
+            decision.add(tier, [], [Failure(rule.model, error.kind, f"second question: {error}", milliseconds)])
 
     async def canary(self) -> tuple[TierReadiness, ...]:
         """Send the canary picture through every model now, and say which tiers can answer."""
@@ -140,8 +133,8 @@ class Engine:
         profile stays."""
         async with self._replacing:
             old = self._plan
-            plan = self._planned(profile, models or {}, old.supervisors)
-            await self._load(plan, {key: s for key, s in plan.supervisors.items() if old.supervisors.get(key) is not s})
+            plan = self._make(profile, models or {}, old.supervisors)
+            await plan.load({key: s for key, s in plan.supervisors.items() if old.supervisors.get(key) is not s})
             for member in profile.members:
                 plan.supervisors[member.model].adopt(member)
             self._plan = plan
@@ -150,33 +143,6 @@ class Engine:
                 await old.idle.wait()
             dropped = [s for key, s in old.supervisors.items() if plan.supervisors.get(key) is not s]
             await asyncio.gather(*(supervisor.close() for supervisor in dropped))
-
-    def _planned(self, profile: Profile, models: Mapping[str, Model], kept: Mapping[str, Supervisor]) -> Plan:
-        supervisors = {}
-        for member in profile.members:
-            key = member.model
-            if key in kept and key not in models:
-                supervisors[key] = kept[key]
-                continue
-            model = models.get(key) or (self._factory(key) if self._factory else None)
-            if model is None:
-                raise ValueError(f"profile {profile.name}: no model {key!r} was given; got {sorted(models)}")
-            supervisors[key] = Supervisor(
-                member, model, device=self._device_of(key), factory=self._factory, policy=self._policy
-            )
-        return Plan(profile, profile.fused(), supervisors)
-
-    async def _load(self, plan: Plan, supervisors: Mapping[str, Supervisor]) -> None:
-        errors = await asyncio.gather(*(s.start() for s in supervisors.values()), return_exceptions=True)
-        failed = dict(zip(supervisors, errors, strict=True))
-        for key, error in failed.items():
-            if error is not None:
-                log.error("%s: not loaded: %s", key, error)
-        for tier in plan.profile.tiers:
-            missing = [failed.get(member.model) for member in tier.members]
-            if tier.required and all(missing) and (error := missing[0]):
-                await asyncio.gather(*(supervisor.close() for supervisor in supervisors.values()))
-                raise error
 
     async def _look_after(self) -> None:
         while True:

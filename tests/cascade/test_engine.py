@@ -170,6 +170,19 @@ async def test_a_second_question_that_fails_leaves_the_first_answer() -> None:
     assert verdict.failures[0].detail == "second question: told to crash"
 
 
+async def test_a_second_question_has_its_own_time_out() -> None:
+    released = threading.Event()
+    rule = DOUBT.model_copy(update={"timeout_ms": 60.0})
+    vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=2.5, crop_fault=hang(released))
+    profile = profile_of(tier("all", "detector", "vlm"), second_question=rule)
+    async with running(profile, [Fake("detector", 1.5, boxes=BOXES), vlm]) as engine:
+        verdict = await engine.decide(picture(), soon())
+        released.set()
+    failure = verdict.failures[0]
+    assert (failure.kind, len(verdict.opinions)) == ("timeout", 2)
+    assert 60.0 <= failure.milliseconds < 1000.0
+
+
 async def test_a_model_that_cannot_be_asked_again_is_not() -> None:
     async with running(LOOPED, [Fake("detector", 1.5, boxes=BOXES), Fake("vlm", -2.0)]) as engine:
         verdict = await engine.decide(picture(), soon())
