@@ -23,12 +23,12 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 @cache
 def fitted() -> Fitted:
-    return fit_profile(study_records(800, seed=1, missing=0.2), PROFILE, now=NOON)
+    return fit_profile(study_records(600, seed=1, missing=0.2), PROFILE, now=NOON)
 
 
 def test_the_artefact_says_where_it_comes_from() -> None:
     fit = fitted().fit
-    assert (fit.profile, fit.n, fit.date) == ("test", 800, "2026-11-23T12:00:00+00:00")
+    assert (fit.profile, fit.n, fit.date) == ("test", 600, "2026-11-23T12:00:00+00:00")
     assert len(fit.data_sha256) == 64
     assert fit.prevalence == pytest.approx(fitted().labels.mean())
     assert set(fit.members) == {"a", "b"}
@@ -46,7 +46,7 @@ def test_calibration_gets_better_and_the_band_keeps_its_promise() -> None:
     assert f.after["mcc"]["value"] >= f.asking_all["mcc"]["value"] - 0.03
     assert f.after["mean_ms"] < f.asking_all["mean_ms"]
     assert f.after["escalated"] == pytest.approx((f.tiers_asked > 1).mean())
-    assert len(f.labels) == len(f.probabilities_before) == len(f.probabilities_after) == 800
+    assert len(f.labels) == len(f.probabilities_before) == len(f.probabilities_after) == 600
 
 
 def test_the_saved_fit_is_found_beside_the_profile(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_the_decision_of_best_mcc_is_moved_to_one_half_only_if_it_lies_elsewhere
 
 def test_a_band_for_a_budget() -> None:
     f = fitted()
-    data = Data.of(study_records(800, seed=1, missing=0.2), PROFILE)
+    data = Data.of(study_records(600, seed=1, missing=0.2), PROFILE)
     out = course(data, f.profile)
     weight = class_weight(data.y, 0.5)
     band = choose_band(out, data.y, weight, budget_ms=100.0)
@@ -152,7 +152,7 @@ def test_figure_32_each_tier_against_the_cascade_without_it() -> None:
             sha256=r.sha256,
             milliseconds={"a": 20.0, "b": 300.0, "noise": 500.0},
         )
-        for r in study_records(600, seed=9)
+        for r in study_records(400, seed=9)
     ]
     useful = check(records, PROFILE, n=200)
     useless = check(records, profile_of(tier("dear", "b"), tier("useless", "noise"), band=(0.1, 0.9)), n=200)
