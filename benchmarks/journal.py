@@ -190,8 +190,8 @@ def _chunk(db: sqlite3.Connection, rng: np.random.Generator, start: int, n: int,
     kept = np.flatnonzero(rng.random(pictures) < 0.02)
     evidence = '{"embedded": {"logit": 0.3}, "sign-reading": {"logit": -0.1, "words": ["ROAD WORK AHEAD"]}}'
     db.executemany(
-        "INSERT INTO kept VALUES (?, 12000, 'uncertain', 1, ?, ?, ?, ?)",
-        ((int(first + i), float(rng.random()), float(p[i]), evidence, int(labelled[i])) for i in kept),
+        "INSERT INTO kept VALUES (?, 12000, 'uncertain', ?, 1, ?, ?, ?, ?)",
+        ((int(first + i), int(i % 3 == 0), float(rng.random()), float(p[i]), evidence, int(labelled[i])) for i in kept),
     )
     db.executemany(
         "INSERT INTO labels (picture, at, label, source, rank, who) VALUES (?, ?, ?, ?, ?, 'someone')",

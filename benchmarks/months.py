@@ -53,7 +53,7 @@ from miner.improve import (
 from miner.journal import Journal, Keep
 from miner.journal_views import Example, Views
 from miner.learning import remember
-from miner.review import ordered, suspicion
+from miner.review import mixed, ordered, suspicion
 from miner.service import Answered
 from models.base import Frame, Opinion
 from models.memory import Memory
@@ -98,8 +98,8 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self._kinds = 1.3 * np.random.default_rng(99).standard_normal((len(KINDS), DIMENSIONS))
-        self._weather = 1.5 * np.random.default_rng(98).standard_normal(DIMENSIONS)
+        self._kinds = 0.4 * np.random.default_rng(99).standard_normal((len(KINDS), DIMENSIONS))
+        self._weather = 0.5 * np.random.default_rng(98).standard_normal(DIMENSIONS)
         self._count = 0
 
     def week(self, week: int, n: int) -> list[Picture]:
@@ -152,7 +152,7 @@ class Arm:
         self.journal = Journal(
             self.directory / "journal",
             lambda: self.versions.current() or "start",
-            Keep(share=0.05),
+            Keep(share=0.1),
             embed=lambda frame: embed([frame])[0],
             embedder=EMBEDDER,
             clock=lambda: self.now,
@@ -200,7 +200,7 @@ class Arm:
         self._review(0.25 if 15 <= week <= 17 else 0.04, truth)
         self._remember()
         data = assemble(self.views.labelled(embedder=EMBEDDER), self.base, self.versions.gate_file)
-        data = Data(data.train[-RECENT:], data.gate, data.week)
+        data = Data(_recent(data.train), data.gate, data.week)
         try:
             name, judgement = (improve if self.gated else ungated)(
                 data, self.versions, self.start.profile, ("head", "refit")
@@ -219,7 +219,8 @@ class Arm:
     def _review(self, wrong: float, truth: dict[str, int]) -> None:
         progress = self.views.progress(0.0)
         waiting = self.views.waiting(500)
-        for candidate in ordered(waiting, progress["roadwork"], progress["clear"], LABELS):
+        valued = ordered(waiting, progress["roadwork"], progress["clear"], LABELS)
+        for candidate in mixed(valued, self.views.drawn(LABELS), LABELS):
             given = truth[candidate.sha256] ^ int(self.rng.random() < wrong)
             self.journal.label(candidate.sha256, given, "human", "reviewer")
         self.journal.flush(60)
@@ -238,14 +239,20 @@ class Arm:
     def _example(picture: Picture, opinions: tuple[Opinion, ...], vector: NDArray[np.float32]) -> Example:
         verdict = Verdict(0.5, (0.0, 1.0), opinions, (), (), Stop.LAST_TIER, Source.CASCADE, False, 0.0)
         record = Record("2026-01-01T00:00:00.000Z", picture.frame.sha256, *picture.frame.size, verdict, picture.label)
-        return Example(record, 0.0, "base", "base", vector)
+        return Example(record, 0.0, "base", "base", embedding=vector)
 
 
 def quick_refit(examples: Sequence[Example], candidate: Candidate) -> Candidate:
     """`improve.refit` without the choice of the band."""
-    records = [example.record for example in cross_fitted(examples, candidate.head)]
+    records = [example.record for example in cross_fitted(examples, candidate.head) if example.representative]
     plain = candidate.profile.model_copy(update={"fit": None})
     return replace(candidate, profile=plain.model_copy(update={"fit": fit.learn(fit.Data.of(records, plain), plain)}))
+
+
+def _recent(train: Sequence[Example]) -> tuple[Example, ...]:
+    """The newest `RECENT` representative pictures, and all of the others."""
+    honest = [example for example in train if example.representative]
+    return tuple([example for example in train if not example.representative] + honest[-RECENT:])
 
 
 def ungated(data: Data, versions: Versions, own: Profile, steps: Sequence[str]) -> tuple[str, Judgement]:
@@ -300,7 +307,9 @@ def main() -> None:
                 arm.serve(week, pictures)
                 if arm.learns:
                     arm.learn(week, truth)
-            print(f"week {week:2d}  " + "  ".join(f"{arm.name} {arm.weekly[-1]:.3f}" for arm in arms), flush=True)
+            shift = arms[1].watch.shift
+            line = "  ".join(f"{arm.name} {arm.weekly[-1]:.3f}" for arm in arms)
+            print(f"week {week:2d}  {line}  (loop's correction {shift:+.2f})", flush=True)
         audit = arms[1].versions.audit()
     finally:
         for arm in arms:

@@ -5,7 +5,12 @@ serving one is serving a profile. `current` points to the one in force; without 
 is promoted that was not compared with the version in force on pictures neither of them learned from:
 
 - the gate set, drawn once and frozen: what the miner could do it must not forget;
-- the newest labelled week, never used by the fit that it judges: what the world looks like now.
+- the newest labelled week (up to four, until it holds enough of both labels), never used by the fit that it judges:
+  what the world looks like now.
+
+Both, and the calibrations and weights that are fitted, take representative pictures only: labels of the testnet, and of
+pictures drawn by lot. A reviewer's queue is full of pictures that the members got wrong; a fit that took them for the
+traffic would learn to distrust everybody, and in simulation did. The head and the memory learn from all of them.
 
 "Not worse at 95 %" means that the lower end of the one-sided 95 % interval of the MCC's difference (paired bootstrap,
 groups kept whole) is at least -margin on both. With margin 0 hardly anything would ever pass: on a gate set full of
@@ -45,6 +50,7 @@ from models.head import Weights
 log = logging.getLogger(__name__)
 
 WEEK = 7 * 86400.0
+MOST_WEEKS = 4
 MARGIN = 0.02  # MCC
 LEAST = 20  # pictures of each label a set needs to judge
 HEAD = "head"
@@ -88,10 +94,10 @@ def assemble(journal: Iterable[Example], base: Iterable[Example], gate_file: Pat
     known = {example.record.sha256: example for example in [*base, *journal]}  # the journal's answer is the newer one
     if not known:
         raise ImproveError("no labelled picture: label some on the review page, or give --base a labelled trace")
-    newest = max(example.at for example in known.values())
-    week = {sha for sha, example in known.items() if example.at > max(newest - WEEK, 0.0)}
+    honest = [example for example in known.values() if example.representative]
+    week = _newest(honest)
     if not gate_file.is_file():
-        drawn = [e for sha, e in known.items() if sha not in week and _in_gate(e.record, share)]
+        drawn = [e for e in honest if e.record.sha256 not in week and _in_gate(e.record, share)]
         _write_lines(gate_file, (write(example.record) for example in drawn))
     gate = base_examples(gate_file)
     frozen = {example.record.sha256 for example in gate} | {example.record.group for example in gate} - {""}
@@ -101,6 +107,18 @@ def assemble(journal: Iterable[Example], base: Iterable[Example], gate_file: Pat
         gate=tuple(_with_embedding(e, known) for e in gate),
         week=tuple(e for e in free if e.record.sha256 in week),
     )
+
+
+def _newest(honest: Sequence[Example]) -> set[str]:
+    """Digests of the newest week's pictures; of up to four weeks, until both labels are there often enough."""
+    newest = max((example.at for example in honest), default=0.0)
+    found: list[Example] = []
+    for weeks in range(1, MOST_WEEKS + 1):
+        found = [example for example in honest if example.at > max(newest - weeks * WEEK, 0.0)]
+        roadwork = sum(example.label for example in found)
+        if min(roadwork, len(found) - roadwork) >= LEAST:
+            break
+    return {example.record.sha256 for example in found}
 
 
 def _in_gate(record: Record, share: float) -> bool:
@@ -134,8 +152,11 @@ Step = Callable[[Sequence[Example], Candidate], Candidate]
 
 
 def refit(examples: Sequence[Example], candidate: Candidate) -> Candidate:
-    """Calibrations, fusion weights, intervals and band anew (`cascade.fit`). Raises FitError."""
-    records = [example.record for example in cross_fitted(examples, candidate.head)]
+    """Calibrations, fusion weights, intervals and band anew (`cascade.fit`), from representative pictures.
+
+    Raises FitError when they are too few.
+    """
+    records = [example.record for example in cross_fitted(examples, candidate.head) if example.representative]
     return replace(candidate, profile=fit_profile(records, candidate.profile).profile)
 
 

@@ -51,7 +51,8 @@ class Keep:
     """Which pictures are worth their place on disk; off by `enabled=False` (then no picture is ever written).
 
     uncertain: largest |p - 0.5|. disagreement: least log-odds between two opinions on opposite sides. novelty: least
-    `novelty` that a member's evidence reports, in [0, 1]. share: of the rest, chosen by the picture's own digest.
+    `novelty` that a member's evidence reports, in [0, 1]. share: of all pictures, drawn by lot whatever is said of
+    them: only these tell what the traffic is like, the others were chosen for being hard.
     """
 
     enabled: bool = True
@@ -71,7 +72,11 @@ class Keep:
             return "disagreeing"
         if novelty(verdict) >= self.novelty:
             return "novel"
-        return "random" if int(sha256[:8], 16) < self.share * 2**32 else ""
+        return "random" if self.by_lot(sha256) else ""
+
+    def by_lot(self, sha256: str) -> bool:
+        """Whether a picture is among the share drawn by lot: its own digest is the lot."""
+        return int(sha256[:8], 16) < self.share * 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,12 +352,13 @@ class Journal:
             return
         tally.jpegs[frame.sha256] = jpeg = base64.b64decode(image_base64)
         self._connection.execute(
-            "INSERT INTO kept (picture, bytes, reason, rank, value, probability, evidence)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO kept (picture, bytes, reason, lot, rank, value, probability, evidence)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 picture,
                 len(jpeg),
                 reason,
+                int(self._keep.by_lot(frame.sha256)),
                 int(reason != "random"),
                 review_value(verdict),
                 verdict.probability,

@@ -30,11 +30,12 @@ CREATE INDEX requests_at ON requests (at);
 CREATE INDEX requests_picture ON requests (picture);
 CREATE TABLE kept (
     picture INTEGER PRIMARY KEY REFERENCES pictures, bytes INTEGER NOT NULL, reason TEXT NOT NULL,
-    rank INTEGER NOT NULL, value REAL NOT NULL, probability REAL NOT NULL, evidence TEXT NOT NULL,
-    reviewed INTEGER NOT NULL DEFAULT 0
+    lot INTEGER NOT NULL, rank INTEGER NOT NULL, value REAL NOT NULL, probability REAL NOT NULL,
+    evidence TEXT NOT NULL, reviewed INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX kept_rank ON kept (rank, picture, bytes);
 CREATE INDEX kept_value ON kept (value) WHERE reviewed = 0;
+CREATE INDEX kept_lot ON kept (picture) WHERE reviewed = 0 AND lot = 1;
 CREATE TABLE labels (
     id INTEGER PRIMARY KEY, picture INTEGER NOT NULL REFERENCES pictures, at REAL NOT NULL, label INTEGER,
     source TEXT NOT NULL, rank INTEGER NOT NULL, who TEXT NOT NULL

@@ -40,13 +40,15 @@ class Example:
     """One labelled picture: its newest answer by the cascade, as `calibrate` and `replay` take it, with the label.
 
     at: Unix time of the label. source: who gave it ("testnet", "human", "consensus", or "base"). version: what
-    answered. embedding: float32 (D,), None where none is stored.
+    answered. representative: not labelled for being hard; only such pictures can say what a fit is worth, or teach
+    how sure the members are. embedding: float32 (D,), None where none is stored.
     """
 
     record: Record
     at: float
     source: str
     version: str
+    representative: bool = True
     embedding: NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
@@ -64,6 +66,7 @@ class Candidate:
     reason: str
     phash: int
     evidence: dict[str, Any]
+    lot: bool = False
     label: int | None = None
 
 
@@ -159,6 +162,10 @@ class Views:
         """Kept pictures that nobody labelled, the most valuable first."""
         return [_candidate(row) for row in self._rows(_WAITING, (most,))]
 
+    def drawn(self, most: int = 500) -> list[Candidate]:
+        """Pictures drawn by lot that nobody labelled, the newest first."""
+        return [_candidate(row) for row in self._rows(_DRAWN, (most,))]
+
     def reviewed(self, most: int = 5000) -> list[Candidate]:
         """Kept pictures that a person labelled, newest first, with that label."""
         return [_candidate(row) for row in self._rows(_REVIEWED, (most,))]
@@ -243,14 +250,17 @@ _RECENT = """SELECT r.at, lower(hex(p.sha256)), c.name, v.name, r.probability, r
     r.fault, p.label FROM requests r LEFT JOIN pictures p ON p.id = r.picture JOIN names c ON c.id = r.caller
     JOIN names v ON v.id = r.version ORDER BY r.id DESC LIMIT ?"""
 _LABELLED = """SELECT p.sha256, p.width, p.height, p.label, p.labelled, p.label_source, v.name, r.at, r.probability,
-    r.low, r.high, r.source, r.stop, r.degraded, r.milliseconds, r.opinions, e.vector
+    r.low, r.high, r.source, r.stop, r.degraded, r.milliseconds, r.opinions, k.lot, e.vector
     FROM pictures p JOIN requests r ON r.id = (SELECT max(id) FROM requests WHERE picture = p.id
         AND source IN ('cascade', 'partial'))
-    JOIN names v ON v.id = r.version LEFT JOIN embeddings e ON e.picture = p.id AND e.model = ?
+    JOIN names v ON v.id = r.version LEFT JOIN kept k ON k.picture = p.id
+    LEFT JOIN embeddings e ON e.picture = p.id AND e.model = ?
     WHERE p.label IS NOT NULL AND p.labelled >= ? AND p.labelled < ? ORDER BY p.labelled, p.id"""
-_WAITING = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, NULL FROM kept k
+_WAITING = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, k.lot, NULL FROM kept k
     JOIN pictures p ON p.id = k.picture WHERE k.reviewed = 0 ORDER BY k.value DESC LIMIT ?"""
-_REVIEWED = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, l.label FROM labels l
+_DRAWN = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, k.lot, NULL FROM kept k
+    JOIN pictures p ON p.id = k.picture WHERE k.reviewed = 0 AND k.lot = 1 ORDER BY k.picture DESC LIMIT ?"""
+_REVIEWED = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, k.lot, l.label FROM labels l
     JOIN kept k ON k.picture = l.picture JOIN pictures p ON p.id = l.picture
     WHERE l.source = 'human' AND l.label IS NOT NULL
     AND l.id = (SELECT max(id) FROM labels WHERE picture = l.picture AND source = 'human')
@@ -280,7 +290,8 @@ def _known(row: Any) -> Known | None:
 
 
 def _example(row: Any) -> Example:
-    digest, width, height, label, labelled, source, version, at, p, low, high, origin, stop, degraded, ms, said, e = row
+    digest, width, height, label, labelled, source, version, at, p, low, high, *row = row
+    origin, stop, degraded, ms, said, lot, e = row
     answers: dict[str, Any] = json.loads(said)
     opinions = tuple(Opinion(model, *each) for model, each in answers.items() if isinstance(each, list))
     failures = tuple(Failure(model, each, "", 0.0) for model, each in answers.items() if isinstance(each, str))
@@ -288,11 +299,11 @@ def _example(row: Any) -> Example:
     time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     record = Record(time, digest.hex(), width, height, verdict, label, digest.hex())
     vector = None if e is None else np.frombuffer(e, dtype=np.float16).astype(np.float32)
-    return Example(record, labelled, source, version, vector)
+    return Example(record, labelled, source, version, source != "human" or lot == 1, vector)
 
 
 def _candidate(row: Any) -> Candidate:
-    return Candidate(row[0].hex(), row[1], row[2], row[3], row[4], json.loads(row[5]), row[6])
+    return Candidate(row[0].hex(), row[1], row[2], row[3], row[4], json.loads(row[5]), bool(row[6]), row[7])
 
 
 def _share(row: tuple[int, int | None]) -> dict[str, Any]:

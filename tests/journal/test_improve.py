@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cascade.calibration import sigmoid
 from cascade.deadline import Deadline
+from cascade.fit import FitError
 from cascade.profile import Member, Profile, SecondQuestion, Tier, load, shipped
 from cascade.trace import Record, write
 from cascade.verdict import Source, Verdict
@@ -70,7 +71,7 @@ def examples(
         vector = (rng.standard_normal(6) + side * np.array([2, -2, 0, 0, 0, 0])).astype(np.float32)
         sha256 = f"{rng.integers(2**63):016x}".ljust(64, "0")
         record = Record("2026-01-01T00:00:00.000Z", sha256, 224, 224, said, label, sha256)
-        made.append(Example(record, at + number, "testnet", "v", vector if embeddings else None))
+        made.append(Example(record, at + number, "testnet", "v", embedding=vector if embeddings else None))
     return made
 
 
@@ -132,6 +133,21 @@ def test_the_gate_set_is_frozen_and_nothing_of_it_is_ever_learned_from(tmp_path:
     gate = {e.record.sha256 for e in first.gate}
     assert {e.record.sha256 for e in later.gate} == gate
     assert not gate & {e.record.sha256 for e in (*later.train, *later.week)}
+
+
+def test_pictures_labelled_for_being_hard_judge_nobody_and_calibrate_nobody(tmp_path: Path) -> None:
+    hard = [replace(e, representative=False, source="human") for e in examples(200, 3, NOW)]
+    split = assemble([*examples(300, 0), *examples(100, 1, NOW), *hard], [], tmp_path / "gate.jsonl")
+    assert all(e.representative for e in (*split.gate, *split.week))
+    assert {e.record.sha256 for e in hard} <= {e.record.sha256 for e in split.train}
+    with pytest.raises(FitError, match="got 0 and 0"):
+        STEPS["refit"](hard, Candidate(OWN))
+
+
+def test_a_thin_week_is_filled_up_with_the_ones_before(tmp_path: Path) -> None:
+    thin = [*examples(15, 1, NOW), *examples(15, 2, NOW - 10 * DAY), *examples(60, 4, NOW - 20 * DAY)]
+    split = assemble([*examples(300, 0, NOW - 60 * DAY), *thin], [], tmp_path / "gate.jsonl")
+    assert {e.record.sha256 for e in split.week} == {e.record.sha256 for e in thin}
 
 
 def test_pictures_without_a_group_are_groups_of_their_own(tmp_path: Path) -> None:

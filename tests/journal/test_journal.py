@@ -134,6 +134,22 @@ def test_one_ordinary_picture_in_a_hundred_stays() -> None:
     assert set(chosen) == {"random", ""}
 
 
+def test_the_lot_falls_on_hard_pictures_as_on_easy_ones(tmp_path: Path) -> None:
+    made = journal(tmp_path, keep=Keep(share=0.5))
+    for seed in range(40):
+        made(answered(seed, verdict(0.5), label=-1))
+    made.flush()
+    views = Views(tmp_path)
+    drawn = {candidate.sha256 for candidate in views.drawn()}
+    assert drawn == {sha(seed) for seed in range(40) if int(sha(seed)[:8], 16) < 2**31}
+    assert len(views.waiting()) == 40
+    for candidate in views.waiting():
+        made.label(candidate.sha256, 1, "human", "me").result(5)
+    assert {e.record.sha256 for e in views.labelled() if e.representative} == drawn
+    made.close()
+    views.close()
+
+
 def test_switched_off_no_picture_is_ever_written(tmp_path: Path) -> None:
     off = journal(tmp_path, keep=Keep(enabled=False, share=1.0))
     off(answered(1, verdict(0.5)))
