@@ -20,6 +20,8 @@ import math
 import string
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final
 
 from bittensor_wallet import CRYPTO_ED25519, CRYPTO_SR25519, Keypair
@@ -27,7 +29,7 @@ from bittensor_wallet import CRYPTO_ED25519, CRYPTO_SR25519, Keypair
 from miner import btauth, gate
 from miner.gate import Admission, Claim, Gate, NonceAhead, Refusal, TooLarge, TooSlow, UnknownPath, WrongMethod
 from miner.priority import Lanes
-from miner.server import Limits, Server
+from miner.server import BODY_ARRIVED, Limits, Server
 
 __all__ = ["Answer", "Axon", "Limits", "Server", "verify_signature"]
 
@@ -53,9 +55,14 @@ encode_json: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dump
 def verify_signature(hotkey: str, message: bytes, signature: bytes, scheme: str) -> bool:
     """True when `signature` is the hotkey's over `message`; False for anything else, a hotkey that is none included."""
     try:
-        return bool(Keypair(ss58_address=hotkey, crypto_type=SCHEMES[scheme]).verify(message, signature))
+        return bool(_public_key(hotkey, scheme).verify(message, signature))
     except ValueError:
         return False
+
+
+@lru_cache(maxsize=1024)
+def _public_key(hotkey: str, scheme: str) -> Keypair:
+    return Keypair(ss58_address=hotkey, crypto_type=SCHEMES[scheme])
 
 
 class _Gone(Exception):
@@ -65,8 +72,10 @@ class _Gone(Exception):
 class _Body:
     """The body of one request: read within the limits, or dropped."""
 
-    def __init__(self, headers: Mapping[str, str], receive: Receive, limits: Limits) -> None:
+    def __init__(self, scope: Scope, headers: Mapping[str, str], receive: Receive, limits: Limits) -> None:
         self.ended = False
+        # Most bodies are there before anybody asks for them; the server then says so, and no clock needs to be set.
+        self._arrived: Callable[[], bool] = scope.get("extensions", {}).get(BODY_ARRIVED, lambda: False)
         self._receive = receive
         self._limits = limits
         self._declared = int(headers.get("content-length", "0"))
@@ -83,12 +92,15 @@ class _Body:
         parts: list[bytes] = []
         size = 0
         while not self.ended:
-            due = began + min(limits.body_seconds, limits.body_grace + size / limits.body_rate)
-            try:
-                async with asyncio.timeout_at(due):
-                    parts.append(await self._next())
-            except TimeoutError:
-                raise TooSlow(f"got {size} bytes of the body in {loop.time() - began:.1f} s: too slow") from None
+            if self._arrived():
+                parts.append(await self._next())
+            else:
+                due = began + min(limits.body_seconds, limits.body_grace + size / limits.body_rate)
+                try:
+                    async with asyncio.timeout_at(due):
+                        parts.append(await self._next())
+                except TimeoutError:
+                    raise TooSlow(f"got {size} bytes of the body in {loop.time() - began:.1f} s: too slow") from None
             size += len(parts[-1])
             if size > limits.body:
                 raise TooLarge(f"expected at most {limits.body} bytes")
@@ -96,17 +108,17 @@ class _Body:
 
     async def drop_if_small(self) -> None:
         """Let a small body end, so that the connection can serve the next request."""
-        if self._small:
+        if self._arrived():
+            self.ended = True
+        elif self._small:
             await self.drop()
 
     async def drop(self) -> None:
         """Read and throw away for a moment, so that the client is done sending and looks at the answer."""
-        try:
+        with suppress(TimeoutError, _Gone):
             async with asyncio.timeout(self._limits.linger):
                 while not self.ended:
                     await self._next()
-        except (TimeoutError, _Gone):
-            pass
 
     async def _next(self) -> bytes:
         message = await self._receive()
@@ -146,7 +158,7 @@ class Axon:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        body = _Body(headers, receive, self.limits)
+        body = _Body(scope, headers, receive, self.limits)
         try:
             outcome, name, reply = await self._serve(scope, headers, body, started)
             await _send(send, 200, [*_echo(name, headers), *_status(200, "Success", started)], reply)

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 log = logging.getLogger(__name__)
+BODY_ARRIVED = "body_arrived"  # an ASGI extension: a callable that says whether the whole body is here
 http_log = logging.getLogger(f"{__name__}.http")
 
 
@@ -139,6 +140,8 @@ class _Connection(HttpToolsProtocol):
         self._in_head = False
         self.due = self.loop.time() + self.limits.request_seconds
         super().on_headers_complete()
+        cycle = self.cycle
+        self.scope["extensions"] = {BODY_ARRIVED: lambda: not cycle.more_body}  # type: ignore[dict-item]
 
     def on_response_complete(self) -> None:
         self.transport.flush()  # type: ignore[attr-defined]

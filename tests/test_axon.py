@@ -764,6 +764,10 @@ async def test_both_families_on_one_port() -> None:
             writer.close()
 
 
+async def test_a_server_that_never_started_can_be_stopped() -> None:
+    await Server(None, "127.0.0.1", 0).stop()
+
+
 async def test_one_address_only_when_asked() -> None:
     async with serving(IDENTITY, SUBNET, host="::1") as edge:
         reader, writer = await asyncio.open_connection("::1", edge.port)
