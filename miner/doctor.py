@@ -332,7 +332,7 @@ def wallet(world: World) -> Said:
         hotkey = world.hotkey()
     except FileNotFoundError:
         names = f"--wallet.name {settings.wallet_name} --wallet.hotkey {settings.wallet_hotkey}"
-        return fail(f"{file}: no such file", f"btcli wallet new_hotkey {names}, or copy the hotkey file there")
+        return fail(f"{file}: no such file", f"btcli wallet new-hotkey {names}, or copy the hotkey file there")
     except (ValueError, KeyError):
         return fail(f"{file}: not a hotkey file", "copy it again from where the wallet was made")
     if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):

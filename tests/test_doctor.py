@@ -249,7 +249,7 @@ def test_the_hub_is_asked_whether_the_token_may_read(
 def test_a_missing_hotkey_comes_with_the_command_that_makes_one(tmp_path: Path) -> None:
     finding = look("wallet", world(tmp_path))
     assert finding.verdict is Outcome.FAIL
-    assert "btcli wallet new_hotkey --wallet.name default --wallet.hotkey default" in finding.remedy
+    assert "btcli wallet new-hotkey --wallet.name default --wallet.hotkey default" in finding.remedy
 
 
 def test_a_hotkey_for_its_owner_only_is_well(tmp_path: Path) -> None:
