@@ -67,7 +67,7 @@ def run(
         options.out.mkdir(parents=True, exist_ok=True)
         difference = export.write_onnx(network, options.out / "roadwork.onnx")
         calibration = evaluate.calibrate_all(scores, settings["seed"])
-        export.write_calibration(calibration, pictures, options.out / "calibration.json")
+        export.write_calibration(calibration, evaluate.share(scores), options.out / "calibration.json")
         facts = {
             "out_of_fold": _headline(found, folds),
             "difference_to_torch": difference,

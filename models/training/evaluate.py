@@ -23,7 +23,7 @@ from models.training.fit import fit, predict
 log = logging.getLogger(__name__)
 
 SERVED = ("level0", "level1", "level2", "level3", "native")  # what reaches the miner; calibration is fitted on these
-BOOTSTRAPS = 200
+BOOTSTRAPS = 100
 
 Folds = Mapping[str, Sequence[str]]
 
@@ -57,7 +57,7 @@ def out_of_fold(
 ) -> Scores:
     """Train once per fold without its sources, then score them. tested: by kind of view, one view per picture.
 
-    A fold's weights are kept in `folder` and used again when they are there.
+    A fold's weights and logits are kept in `folder` and used again when they are there.
     """
     sources = np.array([p.source for p in pictures])
     logits = {kind: np.zeros(len(pictures)) for kind in tested}
@@ -67,7 +67,10 @@ def out_of_fold(
             continue
         network = network_without(name, held_out, training, settings, folder)
         for kind, bank in tested.items():
-            logits[kind][indices] = predict(network, bank, indices.tolist(), settings["cut"])
+            file = folder / f"logits-{name}-{kind}.npy"
+            if not file.exists():
+                np.save(file, predict(network, bank, indices.tolist(), settings["cut"]))
+            logits[kind][indices] = np.load(file)
         log.info("fold %s: %d pictures scored", name, len(indices))
     groups = np.array([p.group for p in pictures])
     return Scores(np.array([p.label for p in pictures]), sources, groups, logits)
@@ -89,13 +92,33 @@ def network_without(
     return network
 
 
-def calibrate(labels: NDArray[np.int64], logits: NDArray[np.float64], seed: int = 0) -> Calibration:
-    """Shift: the mean of the MCC-best thresholds of bootstrap resamples. Slope: maximum likelihood, given the shift."""
+def calibrate(
+    labels: NDArray[np.int64], logits: NDArray[np.float64], sources: NDArray[np.str_], seed: int = 0
+) -> Calibration:
+    """Shift: the mean of the MCC-best thresholds of bootstrap resamples. Slope: maximum likelihood, given the shift.
+
+    As in training, each label of a source counts as the root of its size: otherwise the few largest collections would
+    set the threshold for all streets.
+    """
+    weights = _weights(labels, sources)
     rng = np.random.default_rng(seed)
-    draws = (rng.integers(0, len(labels), len(labels)) for _ in range(BOOTSTRAPS))
+    draws = (rng.choice(len(labels), len(labels), p=weights) for _ in range(BOOTSTRAPS))
     shift = float(np.mean([best_threshold(labels[d], logits[d]) for d in draws if 0 < labels[d].sum() < len(d)]))
-    slope = LogisticRegression(fit_intercept=False, C=1e6).fit((logits - shift)[:, None], labels).coef_[0, 0]
-    return Calibration(float(slope), shift)
+    model = LogisticRegression(fit_intercept=False, C=1e6)
+    model.fit((logits - shift)[:, None], labels, sample_weight=weights * len(weights))
+    return Calibration(float(model.coef_[0, 0]), shift)
+
+
+def share(scores: Scores) -> float:
+    """Of road work, weighted as the calibration weighs."""
+    return float(_weights(scores.labels, scores.sources)[scores.labels == 1].sum())
+
+
+def _weights(labels: NDArray[np.int64], sources: NDArray[np.str_]) -> NDArray[np.float64]:
+    """One over the root of the size of each (source, label), to a sum of one."""
+    _, which, sizes = np.unique(np.char.add(sources, labels.astype(str)), return_inverse=True, return_counts=True)
+    weights = 1 / np.sqrt(sizes[which])
+    return np.asarray(weights / weights.sum())
 
 
 def best_threshold(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> float:
@@ -113,7 +136,8 @@ def best_threshold(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> fl
 def calibrate_all(scores: Scores, seed: int = 0) -> Calibration:
     """The calibration that ships: fitted on every source, in every kind of picture that is served."""
     kinds = [k for k in SERVED if k in scores.logits]
-    return calibrate(np.tile(scores.labels, len(kinds)), np.concatenate([scores.logits[k] for k in kinds]), seed)
+    logits = np.concatenate([scores.logits[k] for k in kinds])
+    return calibrate(np.tile(scores.labels, len(kinds)), logits, np.tile(scores.sources, len(kinds)), seed)
 
 
 def calibrated(scores: Scores, seed: int = 0) -> dict[str, NDArray[np.float64]]:

@@ -65,9 +65,8 @@ def write_onnx(network: EfficientNetLite, path: Path) -> float:
     return worst
 
 
-def write_calibration(calibration: Calibration, pictures: Sequence[Labelled], path: Path) -> None:
+def write_calibration(calibration: Calibration, share: float, path: Path) -> None:
     """Slope and shift, with the share of road work that they were fitted at: another share moves the log-odds."""
-    share = sum(p.label for p in pictures) / len(pictures)
     path.write_text(json.dumps({**asdict(calibration), "share_of_roadwork": round(share, 4)}, indent=2) + "\n")
 
 

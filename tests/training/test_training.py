@@ -139,7 +139,7 @@ def test_calibration_puts_the_best_threshold_at_one_half(shift: float, scale: fl
     rng = np.random.default_rng(0)
     labels = (rng.random(1500) < 0.4).astype(np.int64)
     logits = (labels * 2 - 1 + rng.standard_normal(1500)) * scale + shift
-    calibration = evaluate.calibrate(labels, logits)
+    calibration = evaluate.calibrate(labels, logits, np.full(1500, "one"))
     p = evaluate.probability(calibration.slope * (logits - calibration.shift))
     at_half = evaluate.metrics.mcc(labels, p)
     best = max(evaluate.metrics.mcc(labels, p, t) for t in np.linspace(0.05, 0.95, 91))
