@@ -60,11 +60,11 @@ from models.memory import Memory
 from models.metrics import mcc
 
 DIMENSIONS = 24
-REQUESTS = 600  # a week
-LABELS = 80  # a week, by a person: less than ten minutes on the review page
-SECOND_LOOKS = 15
-TESTNET = 0.05  # share of requests that carry the truth
-BASE = 1200  # labelled pictures before week 0
+REQUESTS = 1000  # a week
+LABELS = 200  # a week, by a person: ten minutes on the review page
+SECOND_LOOKS = 20
+TESTNET = 0.03  # share of requests that carry the truth
+BASE = 2400  # labelled pictures before week 0
 RECENT = 900  # newest training pictures a fit learns from
 START = 1_767_225_600.0  # Thursday, 1 January 2026
 WEEK = 7 * 86400.0
@@ -98,7 +98,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self._kinds = 0.4 * np.random.default_rng(99).standard_normal((len(KINDS), DIMENSIONS))
+        self._kinds = 0.5 * np.random.default_rng(99).standard_normal((len(KINDS), DIMENSIONS))
         self._weather = 0.5 * np.random.default_rng(98).standard_normal(DIMENSIONS)
         self._count = 0
 
@@ -152,7 +152,7 @@ class Arm:
         self.journal = Journal(
             self.directory / "journal",
             lambda: self.versions.current() or "start",
-            Keep(share=0.1),
+            Keep(share=0.15),
             embed=lambda frame: embed([frame])[0],
             embedder=EMBEDDER,
             clock=lambda: self.now,

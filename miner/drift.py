@@ -5,8 +5,10 @@
   false alarm on average not before as many answers as its threshold: with 10^6, at 10,000 answers a day, not in a
   hundred days.
 - Prevalence: the share of road work that explains the calibrated probabilities best (Saerens et al. 2002, EM), with its
-  standard error. A shift that is beyond doubt is corrected in log-odds, slowly and within limits: the estimate believes
-  that only the share changed, so a large one is for a person to look at.
+  standard error. A shift that is beyond doubt is corrected in log-odds, slowly and within limits. The estimate believes
+  that only the share changed; bad weather that makes clear streets look like road work would fool it (in simulation it
+  cost 0.02 MCC). So the version's first answers, taken apart into road work and clear, must explain today's histogram
+  of scores when they are mixed anew; if they do not, nothing is corrected.
 - PSI (population stability index) of the journal's daily score histograms, for the months that nobody watched.
 """
 
@@ -52,10 +54,12 @@ class Alarm:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """threshold: wealth of a martingale that is an alarm. sure: standard errors by which the prevalence must differ.
-    step, most: log-odds that the correction may move at a time, and may reach. psi: index that is an alarm."""
+    misfit: largest chi-square per bin of scores that only a changed share may leave. step, most: log-odds that the
+    correction may move at a time, and may reach. psi: index that is an alarm."""
 
     threshold: float = 1e6
     sure: float = 3.0
+    misfit: float = 2.0
     step: float = 0.1
     most: float = 1.0
     psi: float = 0.25
@@ -103,6 +107,24 @@ def prevalence(probabilities: ArrayLike, prior: float) -> tuple[float, float]:
     share = min(max(share, 1e-4), 1 - 1e-4)
     information = float((((ratio - 1) / (share * ratio + 1 - share)) ** 2).sum())
     return share, 1.0 / math.sqrt(max(information, 1e-12))
+
+
+def misfit(reference: ArrayLike, current: ArrayLike, share: float, prior: float, bins: int = 20) -> float:
+    """Chi-square per degree of freedom between today's scores and the reference's, mixed to another share: about 1 if
+    only the share changed.
+
+    reference, current: probabilities (N,), (M,) calibrated at the share `prior`; share: today's.
+    """
+    was, now = (np.asarray(values, dtype=np.float64) for values in (reference, current))
+    weights = was * share / prior + (1.0 - was) * (1.0 - share) / (1.0 - prior)
+    # Bins that hold the same number of today's and the reference's answers together: none is empty.
+    edges = np.quantile(np.concatenate([was, now]), np.linspace(0, 1, bins + 1)[1:-1])
+    where = np.searchsorted(edges, was, side="right")
+    seen = np.bincount(np.searchsorted(edges, now, side="right"), minlength=bins)
+    scale = len(now) / weights.sum()
+    expected = scale * np.bincount(where, weights=weights, minlength=bins)
+    noise = expected + scale**2 * np.bincount(where, weights=weights**2, minlength=bins) + 1.0  # of both samples
+    return float(((seen - expected) ** 2 / noise).sum() / (bins - 2))
 
 
 def psi(reference: NDArray[np.int64], current: NDArray[np.int64]) -> float:
@@ -154,6 +176,8 @@ class Watch:
         self._bet("scores", self._scores, verdict.probability, "collect labels on the review page, then run improve")
         if new := novelty(verdict):
             self._bet("novelty", self._novelty, new, "review the queue's novel pictures first, then run improve")
+        if len(self._first) < WINDOW:
+            self._first.append(verdict.probability)
         self._window.append(verdict.probability)
         self._since += 1
         if self._since >= EVERY and len(self._window) >= WINDOW // 4:
@@ -177,6 +201,7 @@ class Watch:
     def _reset(self) -> None:
         self._watched = self._version()
         self._scores, self._novelty = Martingale(), Martingale()
+        self._first: list[float] = []
         self._window: deque[float] = deque(maxlen=WINDOW)
         self._since = 0
         self._shift = 0.0
@@ -193,7 +218,7 @@ class Watch:
     def _correct(self) -> None:
         share, error = prevalence(list(self._window), self._prior)
         wanted = 0.0
-        if abs(share - self._prior) > self._limits.sure * error:
+        if abs(share - self._prior) > self._limits.sure * error and self._only_the_share_changed(share):
             wanted = logit(share) - logit(self._prior)
         if abs(wanted) > self._limits.most:
             message = f"road work seems to be {share:.0%} of the pictures, fitted for {self._prior:.0%}"
@@ -202,6 +227,10 @@ class Watch:
             )
         wanted = min(max(wanted, -self._limits.most), self._limits.most)
         self._shift += min(max(wanted - self._shift, -self._limits.step), self._limits.step)
+
+    def _only_the_share_changed(self, share: float) -> bool:
+        at_first, _ = prevalence(self._first, self._prior)
+        return misfit(self._first, list(self._window), share, at_first) <= self._limits.misfit
 
     def _raise(self, kind: str, message: str, action: str) -> None:
         if kind not in {alarm.kind for alarm in self.alarms}:

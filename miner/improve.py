@@ -52,7 +52,8 @@ log = logging.getLogger(__name__)
 WEEK = 7 * 86400.0
 MOST_WEEKS = 4
 MARGIN = 0.02  # MCC
-LEAST = 20  # pictures of each label a set needs to judge
+LEAST = 20  # pictures of each label a set needs to judge at all
+ENOUGH = 60  # pictures of each label from which one week is enough
 HEAD = "head"
 HEAD_FOLDS = 5
 LEAST_HEAD = 100  # labelled embeddings a head needs
@@ -116,7 +117,7 @@ def _newest(honest: Sequence[Example]) -> set[str]:
     for weeks in range(1, MOST_WEEKS + 1):
         found = [example for example in honest if example.at > max(newest - weeks * WEEK, 0.0)]
         roadwork = sum(example.label for example in found)
-        if min(roadwork, len(found) - roadwork) >= LEAST:
+        if min(roadwork, len(found) - roadwork) >= ENOUGH:
             break
     return {example.record.sha256 for example in found}
 

@@ -2,7 +2,7 @@
 
 `routes(journal)` are mounted on the health port. The queue takes the most valuable pictures (`journal.review_value`:
 near the threshold, disagreed upon, novel), lifts the label that people have given less often, and puts pictures that
-look alike apart, so that ten labels tell more than one ten times. Every third picture is one drawn by lot: labels of
+look alike apart, so that ten labels tell more than one ten times. Every second picture is one drawn by lot: labels of
 hard pictures teach what is new, but only an honest sample says what the miner is worth and how sure its members are.
 
 The second look lists labels that are probably wrong: confident learning (Northcutt et al. 2021) on the probabilities
@@ -162,9 +162,8 @@ def ordered(waiting: Sequence[Candidate], roadwork: int, clear: int, most: int) 
 
 
 def mixed(valued: Sequence[Candidate], drawn: Sequence[Candidate], most: int) -> list[Candidate]:
-    """Up to `most`, each once: two of `valued`, one of `drawn`, and so on; what one lacks the other fills."""
-    first, second = iter(valued), iter(drawn)
-    turns = chain.from_iterable(zip_longest(first, first, second))
+    """Up to `most`, each once: one of `valued`, one of `drawn`, and so on; what one lacks the other fills."""
+    turns = chain.from_iterable(zip_longest(valued, drawn))
     chosen = {candidate.sha256: candidate for candidate in turns if candidate is not None}
     return list(chosen.values())[:most]
 

@@ -145,8 +145,8 @@ def test_pictures_labelled_for_being_hard_judge_nobody_and_calibrate_nobody(tmp_
 
 
 def test_a_thin_week_is_filled_up_with_the_ones_before(tmp_path: Path) -> None:
-    thin = [*examples(15, 1, NOW), *examples(15, 2, NOW - 10 * DAY), *examples(60, 4, NOW - 20 * DAY)]
-    split = assemble([*examples(300, 0, NOW - 60 * DAY), *thin], [], tmp_path / "gate.jsonl")
+    thin = [*examples(15, 1, NOW), *examples(15, 2, NOW - 10 * DAY), *examples(150, 4, NOW - 20 * DAY)]
+    split = assemble([*examples(300, 0, NOW - 26 * DAY), *thin], [], tmp_path / "gate.jsonl")
     assert {e.record.sha256 for e in split.week} == {e.record.sha256 for e in thin}
 
 
