@@ -55,7 +55,7 @@ NOW = 1e9
 
 
 def examples(
-    n: int, seed: int, at: float = NOW - 30 * DAY, bias: float = 0.0, embeddings: bool = False, flip: float = 0.0
+    n: int, seed: int, at: float = NOW - 60 * DAY, bias: float = 0.0, embeddings: bool = False, flip: float = 0.0
 ) -> list[Example]:
     """Labelled answers of two experts. bias: what the first one is off by; flip: share of wrong labels."""
     rng = np.random.default_rng(seed)
@@ -115,7 +115,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_label_has_one_place_and_the_newest_week_is_never_learned_from(tmp_path: Path) -> None:
-    old, new = examples(300, 0, NOW - 30 * DAY), examples(100, 1, NOW - 2 * DAY)
+    old, new = examples(300, 0, NOW - 60 * DAY), examples(100, 1, NOW - 2 * DAY)
     split = assemble([*old, *new], [], tmp_path / "gate.jsonl")
     places = [{e.record.sha256 for e in part} for part in (split.train, split.gate, split.week)]
     assert places[2] == {e.record.sha256 for e in new}
@@ -125,7 +125,7 @@ def test_every_label_has_one_place_and_the_newest_week_is_never_learned_from(tmp
 
 
 def test_the_gate_set_is_frozen_and_nothing_of_it_is_ever_learned_from(tmp_path: Path) -> None:
-    old = examples(300, 0, NOW - 30 * DAY)
+    old = examples(300, 0, NOW - 60 * DAY)
     first = assemble(old, [], tmp_path / "gate.jsonl")
     frozen = (tmp_path / "gate.jsonl").read_bytes()
     later = assemble([*old, *examples(300, 1, NOW)], [], tmp_path / "gate.jsonl")
@@ -159,7 +159,7 @@ def test_pictures_without_a_group_are_groups_of_their_own(tmp_path: Path) -> Non
 
 def test_groups_are_not_split_between_gate_and_training(tmp_path: Path) -> None:
     grouped = [
-        replace(e, record=replace(e.record, group=f"camera {number % 20}"), at=NOW - 30 * DAY)
+        replace(e, record=replace(e.record, group=f"camera {number % 20}"), at=NOW - 60 * DAY)
         for number, e in enumerate(examples(400, 0))
     ]
     split = assemble([*grouped, *examples(50, 1, NOW)], [], tmp_path / "gate.jsonl")
