@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.base import Model, ModelSpec, ModelUnavailable
+from models.base import Frame, Model, ModelSpec, ModelUnavailable, Opinion
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 PLAN = Path(__file__).with_name("plan.toml")
@@ -181,18 +181,37 @@ def rows_for(key: str) -> Sequence[Row]:
     return [row for row in plan().row if row.model == key]
 
 
+class Absent:
+    """In the place of a model that does not run here, so that a profile serves with the others: loading it says why."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.spec = entry.spec
+        self._why = f"{entry.key} does not run here: {entry.note}"
+
+    def load(self, device: str) -> None:
+        raise ModelUnavailable(self._why)
+
+    def warm_up(self) -> None:
+        raise ModelUnavailable(self._why)
+
+    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
+        raise ModelUnavailable(self._why)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
 def build(keys: Iterable[str]) -> dict[str, Model]:
-    """One model per key, not loaded yet. Those of libraries that run on the card share one worker process.
+    """One model per key, not loaded yet. Those of libraries that run on the card share one worker process; those that
+    have no adapter here say so when they are loaded.
 
-    Raises ModelUnavailable naming a key that the catalog does not know or that has no adapter here.
+    Raises ModelUnavailable naming a key that the catalog does not know.
     """
-    chosen = [find(key) for key in keys]
-    models = {entry.key: make(entry) for entry in chosen if not entry.isolated}
-    if isolated := [entry for entry in chosen if entry.isolated]:
-        from models.worker import remotes  # here, because the worker makes models through this module
+    from models.worker import remotes  # here, because the worker makes models through this module
 
-        models |= remotes(isolated)
-    return {entry.key: models[entry.key] for entry in chosen}
+    chosen = [find(key) for key in keys]
+    isolated = remotes([entry for entry in chosen if entry.isolated and entry.adapter])
+    return {entry.key: isolated.get(entry.key) or (make(entry) if entry.adapter else Absent(entry)) for entry in chosen}
 
 
 def make(entry: Entry) -> Model:

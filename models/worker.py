@@ -29,6 +29,7 @@ from functools import partial
 from importlib import import_module
 from multiprocessing import connection, get_context
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,8 @@ class Worker:
         self._factories, self._policy = dict(factories), policy or Policy()
         self._context = get_context("spawn")
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # what is ready, or wanted
+        self._owners: dict[str, object] = {}
         self._devices: dict[str, str] = {}  # what was asked to be loaded, and is loaded again after a death
         self._ready: set[str] = set()
         self._child: _Child | None = None
@@ -109,17 +112,46 @@ class Worker:
         """The process's id, None while there is none."""
         return self._child.process.pid if self.alive and self._child else None
 
-    def load(self, key: str, device: str) -> Loaded:
-        """Start the process if there is none, and load a model there. Raises ModelError."""
+    def add(self, factories: Mapping[str, Factory]) -> None:
+        """More models that may be loaded here."""
         with self._lock:
+            self._factories |= factories
+
+    def load(self, key: str, device: str, owner: object = None) -> Loaded:
+        """Start the process if there is none, and load a model there; one that is coming back is waited for.
+
+        owner: who may release it; the last one to load. Raises ModelError.
+        """
+        with self._lock:
+            self._owners[key] = owner
+            if self._comes_back(key, device):
+                return Loaded(0.0, 0.0)
             if self._child is None:
                 self._start()
             child = self._require()
-        loaded: Loaded = self._call(child, "load", key, device, self._policy.loading)
-        with self._lock:
-            self._devices[key] = device
-            self._ready.add(key)
+        loaded: Loaded = self._call(child, "load", key, (self._factories[key], device), self._policy.loading)
+        self._is_ready(child, key, device)
         return loaded
+
+    def _comes_back(self, key: str, device: str) -> bool:
+        """Whether the model is there already, or is there after waiting for the process's replacement."""
+        with self._changed:
+            wanted = self._changed.wait_for(
+                lambda: self._devices.get(key) != device or (key in self._ready and self.alive), self._policy.loading
+            )
+            return wanted and key in self._ready
+
+    def _is_ready(self, child: _Child, key: str, device: str) -> None:
+        with self._changed:
+            if child is self._child:
+                self._devices[key] = device
+                self._ready.add(key)
+            self._changed.notify_all()
+
+    def _is_lost(self, key: str) -> None:
+        with self._changed:
+            self._devices.pop(key, None)
+            self._changed.notify_all()
 
     def warm_up(self, key: str) -> None:
         """Raises ModelError."""
@@ -133,12 +165,15 @@ class Worker:
             opinions: list[Opinion] = self._call(child, "assess", key, places, self._policy.hang)
         return opinions
 
-    def release(self, key: str) -> None:
-        """Close a model; the process ends with the last one. Safe to call twice."""
-        with self._lock:
+    def release(self, key: str, owner: object = None) -> None:
+        """Close a model; the process ends with the last one. Nothing happens twice, or for who is not its owner."""
+        with self._changed:
+            if self._owners.get(key) is not owner:
+                return
             known = self._devices.pop(key, None) is not None
             self._ready.discard(key)
             child, last = self._child, not self._devices
+            self._changed.notify_all()
         if last:
             self.stop()
         elif known and child and child.alive:
@@ -151,12 +186,13 @@ class Worker:
             child, self._child = self._child, None
             self._ready.clear()
             self._devices.clear()
+            self._changed.notify_all()
         if child:
             child.end()
 
     def _start(self) -> None:
         self._arena = self._arena or Arena(self._context, self._policy.shared)
-        self._child = _Child(self._context, self.name, self._factories, self._arena.memory, self._on_death)
+        self._child = _Child(self._context, self.name, self._arena.memory, self._on_death)
 
     def _require(self, key: str = "") -> _Child:
         with self._lock:
@@ -199,18 +235,15 @@ class Worker:
         assert child is not None
         for key, device in wanted.items():
             try:
-                self._call(child, "load", key, device, self._policy.loading)
+                self._call(child, "load", key, (self._factories[key], device), self._policy.loading)
                 self._call(child, "warm_up", key, None, self._policy.loading)
-            except ModelError as error:
+            except ModelError as error:  # if it took the process with it, it must not do so again
                 log.error("worker %s: %s is not back: %s", self.name, key, error)
-                if not child.alive:  # its own death is being answered; what hangs as it loads must not cause the next
-                    with self._lock:
-                        self._devices.pop(key, None)
-                    return
-                continue
-            with self._lock:
-                if self._child is child and key in self._devices:
-                    self._ready.add(key)
+                self._is_lost(key)
+                if not child.alive:
+                    return  # that death is being answered
+            else:
+                self._is_ready(child, key, device)
         log.info("worker %s: back as process %s", self.name, child.process.pid)
 
 
@@ -222,7 +255,7 @@ class Remote:
         self.loaded: Loaded | None = None
 
     def load(self, device: str) -> None:
-        self.loaded = self.worker.load(self.spec.key, device)
+        self.loaded = self.worker.load(self.spec.key, device, self)
 
     def warm_up(self) -> None:
         self.worker.warm_up(self.spec.key)
@@ -231,12 +264,21 @@ class Remote:
         return self.worker.assess(self.spec.key, frames) if frames else []
 
     def close(self) -> None:
-        self.worker.release(self.spec.key)
+        self.worker.release(self.spec.key, self)
+
+
+_shared: WeakSet[Worker] = WeakSet()  # at most one: the perception process of this miner
 
 
 def remotes(entries: Sequence[Entry], policy: Policy | None = None) -> dict[str, Model]:
-    """The models of these entries, all in one worker that is not started yet."""
-    worker = Worker({entry.key: partial(make, entry) for entry in entries}, policy)
+    """The models of these entries, in the one worker of this process, which starts when the first is loaded.
+
+    A second model of the same key takes over from the first, which then can no longer close it.
+    """
+    factories = {entry.key: partial(make, entry) for entry in entries}
+    worker = next(iter(_shared), None) or Worker({}, policy)
+    worker.add(factories)
+    _shared.add(worker)
     return {entry.key: Remote(entry.spec, worker) for entry in entries}
 
 
@@ -297,14 +339,11 @@ class _Child:
         self,
         context: Any,
         name: str,
-        factories: Mapping[str, Factory],
         memory: Any,
         on_death: Callable[[_Child, str], None],
     ) -> None:
         self._ours, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_serve, args=(theirs, factories, memory), name=f"worker-{name}", daemon=True
-        )
+        self.process = context.Process(target=_serve, args=(theirs, memory), name=f"worker-{name}", daemon=True)
         self.process.start()
         theirs.close()
         self.born = time.monotonic()
@@ -375,7 +414,7 @@ def _how(code: int | None) -> str:
 # ---- in the process --------------------------------------------------------------------------------------------------
 
 
-def _serve(pipe: connection.Connection, factories: Mapping[str, Factory], memory: Any) -> None:
+def _serve(pipe: connection.Connection, memory: Any) -> None:
     """The process's life: hand each model's calls to its thread, until the owner says so or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides when to end
     pixels = np.frombuffer(memory, np.uint8)
@@ -390,7 +429,7 @@ def _serve(pipe: connection.Connection, factories: Mapping[str, Factory], memory
         while (call := pipe.recv()) is not None:
             number, verb, key, payload = call
             if key not in threads:
-                threads[key] = _Thread(key, factories[key], pixels, loading, answer)
+                threads[key] = _Thread(key, pixels, loading, answer)
             threads[key].calls.put((number, verb, payload))
     os._exit(0)  # no model may hold the process back with its threads or its exit handlers
 
@@ -401,15 +440,13 @@ class _Thread:
     def __init__(
         self,
         key: str,
-        factory: Factory,
         pixels: NDArray[np.uint8],
         loading: threading.Lock,
         answer: Callable[[int, str | None, Any], None],
     ) -> None:
         self.calls: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
-        self._factory, self._pixels, self._loading, self._answer = factory, pixels, loading, answer
+        self._pixels, self._loading, self._answer = pixels, loading, answer
         self._model: Model | None = None
-        self._device = "cpu"
         self._stream: Any = None
         threading.Thread(target=self._run, name=key, daemon=True).start()
 
@@ -427,10 +464,12 @@ class _Thread:
             else:
                 self._answer(number, None, value)
 
-    def _load(self, device: str) -> Loaded:
+    def _load(self, wanted: tuple[Factory, str]) -> Loaded:
+        factory, device = wanted
         with self._loading:  # one at a time, so that what each takes can be told
+            self._close(None)
             started, before = time.monotonic(), _bytes_in_use(device)
-            self._model, self._device = self._factory(), device
+            self._model = factory()
             self._model.load(device)
             if device.startswith("cuda"):
                 self._stream = import_module("torch").cuda.Stream(device)

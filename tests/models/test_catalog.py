@@ -11,7 +11,7 @@ import pytest
 from miner.commands import models as command
 from miner.settings import UsageError
 from models import catalog
-from models.base import ModelUnavailable
+from models.base import Model, ModelUnavailable
 from models.catalog import CatalogError, Entry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +98,15 @@ def test_a_model_that_does_not_run_here_says_why() -> None:
         catalog.make(catalog.find("yolov13-x"))
 
 
+def test_a_profile_with_such_a_model_is_built_and_says_why_when_it_is_loaded() -> None:
+    model = catalog.build(["yolov13-x"])["yolov13-x"]
+    assert isinstance(model, Model)
+    for verb in (lambda: model.load("cpu"), model.warm_up, lambda: model.assess([])):
+        with pytest.raises(ModelUnavailable, match="yolov13-x does not run here: A fork"):
+            verb()
+    model.close()
+
+
 def test_building_two_models_of_the_card_gives_them_one_worker_that_is_not_started() -> None:
     worker = import_module("models.worker")
     models = catalog.build(["dfine-x", "dinov3-h-plus"])
@@ -107,6 +116,9 @@ def test_building_two_models_of_the_card_gives_them_one_worker_that_is_not_start
     assert isinstance(second, worker.Remote)
     assert first.worker is second.worker
     assert not first.worker.alive
+    again = catalog.build(["dfine-x"])["dfine-x"]
+    assert isinstance(again, worker.Remote)
+    assert again.worker is first.worker, "a replacement must not open a second process on the card"
 
 
 def test_the_calibration_of_an_entry_is_platts() -> None:

@@ -217,6 +217,21 @@ def test_a_model_that_hangs_as_it_is_loaded_again_is_left_out_for_the_others_sak
     assert worker.restarts == 2
 
 
+def test_who_takes_over_a_model_waits_for_it_and_the_one_before_cannot_close_it(worker: Worker) -> None:
+    before = remote(worker, "mean")
+    pid = worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    while worker.pid == pid:
+        time.sleep(0.001)
+    after = remote(worker, "mean")  # returns when the replaced process has the model again
+    before.close()
+    assert after.assess([frame(0)])[0].evidence["pid"] == worker.pid != pid
+    assert worker.restarts == 1
+    after.close()
+    assert not worker.alive
+
+
 def test_full_memory_is_typed_and_costs_no_process(worker: Worker) -> None:
     model = remote(worker, "small")
     pid = worker.pid
