@@ -5,5 +5,6 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$root/requirements/environment.sh"
 environment "$root/.venv" "$root/requirements/base.txt"
+unset MINER_PYTHON  # it was for the line above; the miner itself refuses names it does not know
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$root/.venv/bin/python" -P -m miner "$@"

@@ -18,6 +18,8 @@ bin=$PWD/.venv-test/bin
 "$bin/coverage" report --fail-under=100 --include='cascade/*,miner/gate.py,miner/decode.py,miner/service.py'
 [ "$part" = fast ] && exit
 
+requirements/tools.sh                                         # Chromium, Prometheus, node
+export PATH="$PATH:$PWD/.venv-tools/usr/bin"
 environment "$PWD/.venv-dendrite" requirements/dendrite.txt   # the SDK release that validators lock
 "$bin/python" -m pytest -m slow --ignore tests/training
 environment "$PWD/.venv-train" requirements/test.txt requirements/train.txt

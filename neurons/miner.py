@@ -80,6 +80,7 @@ class Miner:
             self.metrics.running(__version__, self.profile.name, self.settings.network)
             self.server = await self._start_axon(stack)
             self.watch = await self._start_watch(stack)
+            self.metrics.ready.set_function(lambda: float(self.readiness().ready))
             await self._start_health(stack)
             await self.engine.canary()
             log.info("%s serves subnet %d on port %d", self.address, self.settings.subnet, self.server.port)
@@ -104,7 +105,6 @@ class Miner:
         me = self.view().neurons.get(self.address)
         if self.stopping.is_set():
             reasons.append("stopping")
-        self.metrics.ready.set(not reasons)
         return Readiness(
             ready=not reasons,
             hotkey=self.address,
@@ -165,6 +165,7 @@ class Miner:
         watch.start()
         stack.callback(watch.stop)
         self.metrics.chain_age.set_function(lambda: watch.age)
+        self.metrics.chain_block.set_function(lambda: watch.snapshot.block)
         return watch
 
     async def _start_health(self, stack: AsyncExitStack) -> None:
