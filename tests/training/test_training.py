@@ -77,6 +77,7 @@ def test_folding_batch_normalisation_keeps_the_network(pictures: Path) -> None:
             assert torch.allclose(network.upper(network.lower(pixels, cut), cut), whole, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_export_equals_torch_at_every_checked_shape(tmp_path: Path) -> None:
     network = pretrained()
     torch.nn.init.normal_(network.classifier.weight, std=0.05)
