@@ -4,8 +4,8 @@
 
 Each server is a process of its own; each client is a process that signs its requests first and then sends them over
 eight connections, as fast as answers come, without a dendrite. CPU is the server process's own (user and system, as the
-scheduler counts it); "per core" is what one core would do if it did nothing else: requests / CPU seconds. Each figure is
-that of the least disturbed of some rounds: whatever else the machine does can only add to it (caches, switches), for
+scheduler counts it); "per core" is what one core would do if it did nothing else: requests / CPU seconds. Each figure
+is that of the least disturbed of some rounds: whatever else the machine does can only add to it (caches, switches), for
 both servers alike.
 """
 
