@@ -66,7 +66,7 @@ def test_a_batch_gives_what_single_pictures_give(model: Embedded) -> None:
 
 
 @given(order=st.permutations(range(len(SIZES))))
-@settings(max_examples=10, deadline=None)  # the network runs twice per example
+@settings(max_examples=5, deadline=None)  # the network runs twice per example
 def test_opinions_come_in_the_order_of_the_frames(model: Embedded, order: list[int]) -> None:
     frames = [scene(n, size) for n, size in enumerate(SIZES)]
     expected = [o.logit for o in model.assess(frames)]

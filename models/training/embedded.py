@@ -107,6 +107,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
             settings[table].update(values)
     for change in options.set:
         _change(settings, change)
+    settings["device"] = options.device
     return settings
 
 
@@ -132,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=Path, default=HERE / "folds.toml")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting")
     parser.add_argument("--views", nargs="+", default=list(evaluate.SERVED), choices=EVALUATED, help="views to score")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only-evaluate", action="store_true", help="figures only, no final network")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that everything works")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,8 @@ def out_of_fold(
     """
     sources = np.array([p.source for p in pictures])
     logits = {kind: np.zeros(len(pictures)) for kind in tested}
+    if settings["device"] != "cpu":
+        _side_by_side({**folds, "final": ()}, training, settings, folder)
     for name, held_out in folds.items():
         indices = np.flatnonzero(np.isin(sources, held_out))
         if not len(indices):
@@ -69,11 +73,19 @@ def out_of_fold(
         for kind, bank in tested.items():
             file = folder / f"logits-{name}-{kind}.npy"
             if not file.exists():
-                np.save(file, predict(network, bank, indices.tolist(), settings["cut"]))
+                np.save(file, predict(network, bank, indices.tolist(), settings["cut"], settings["device"]))
             logits[kind][indices] = np.load(file)
         log.info("fold %s: %d pictures scored", name, len(indices))
     groups = np.array([p.group for p in pictures])
     return Scores(np.array([p.label for p in pictures]), sources, groups, logits)
+
+
+def _side_by_side(folds: Folds, training: Bank, settings: Mapping[str, Any], folder: Path) -> None:
+    """Train every fold's network in a process of its own: one alone leaves a card mostly idle."""
+    with ProcessPoolExecutor(len(folds), mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(network_without, k, held_out, training, settings, folder) for k, held_out in folds.items()]
+        for job in jobs:
+            job.result()
 
 
 def network_without(
@@ -97,8 +109,8 @@ def calibrate(
 ) -> Calibration:
     """Shift: the mean of the MCC-best thresholds of bootstrap resamples. Slope: maximum likelihood, given the shift.
 
-    As in training, each label of a source counts as the root of its size: otherwise the few largest collections would
-    set the threshold for all streets.
+    The labels weigh the same, as validators draw them; a source weighs as the root of its size, as in training:
+    otherwise the few largest collections would set the threshold for all streets.
     """
     weights = _weights(labels, sources)
     rng = np.random.default_rng(seed)
@@ -115,10 +127,12 @@ def share(scores: Scores) -> float:
 
 
 def _weights(labels: NDArray[np.int64], sources: NDArray[np.str_]) -> NDArray[np.float64]:
-    """One over the root of the size of each (source, label), to a sum of one."""
+    """Half for each label, as validators draw; within a label a source counts as the root of its size. Sums to one."""
     _, which, sizes = np.unique(np.char.add(sources, labels.astype(str)), return_inverse=True, return_counts=True)
     weights = 1 / np.sqrt(sizes[which])
-    return np.asarray(weights / weights.sum())
+    for label in (0, 1):
+        weights[labels == label] *= 0.5 / weights[labels == label].sum()
+    return weights
 
 
 def best_threshold(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> float:

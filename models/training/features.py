@@ -1,6 +1,7 @@
-"""The frozen part, run once for every view; what comes out is kept in a file and shared by all folds.
+"""What training reads: every view rendered once, kept in a file and shared by all folds.
 
-Fine-tuning only the later blocks from kept feature maps is what makes five folds and a final run affordable on a CPU.
+With `cut` = 0 the file holds pixels and the whole network is fine-tuned: a card's work. With a higher cut it holds the
+feature maps that the blocks below it give, which stay frozen: that makes folds and a final run affordable on a CPU.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,25 +31,31 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Bank:
-    """Feature maps of views, one after the other in `values`; view i: (H, W, C) = shapes[i], from starts[i] on."""
+    """Feature maps (float16) or pixels (uint8) of views, one after the other in `values`.
+
+    View i: (H, W, C) = shapes[i], from starts[i] on.
+    """
 
     views: Sequence[View]
-    values: NDArray[np.float16]
+    values: NDArray[Any]
     starts: NDArray[np.int64]
     shapes: NDArray[np.int64]
 
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """(N, C, H, W) floats of views of one shape."""
+    def logits(self, network: EfficientNetLite, indices: Sequence[int], cut: int, device: str) -> Tensor:
+        """(N,) logits of views of one shape, in bf16 where that is safe."""
         maps = np.stack([self._map(int(i)) for i in indices])
-        return torch.from_numpy(maps).permute(0, 3, 1, 2).float()
+        x = torch.from_numpy(maps).to(device).permute(0, 3, 1, 2).float()
+        with torch.autocast(device, torch.bfloat16):
+            return network.upper(x, cut) if cut else network(x)
 
-    def _map(self, i: int) -> NDArray[np.float16]:
+    def _map(self, i: int) -> NDArray[Any]:
         height, width, channels = self.shapes[i]
         return self.values[self.starts[i] : self.starts[i] + height * width * channels].reshape(height, width, channels)
 
 
 def bank(views: Sequence[View], settings: Mapping[str, Any], folder: Path) -> Bank:
-    """The maps of `views` after the first `cut` blocks, computed unless `folder` has them."""
+    """What `views` look like after the first `cut` blocks, computed unless `folder` has it."""
+    kind = np.float16 if settings["cut"] else np.uint8
     name = hashlib.sha256(f"{settings['variant']} {settings['cut']} {views}".encode()).hexdigest()[:16]
     values, index = folder / f"{name}.maps", folder / f"{name}.json"
     if not index.exists():
@@ -57,7 +65,7 @@ def bank(views: Sequence[View], settings: Mapping[str, Any], folder: Path) -> Ba
         index.write_text(json.dumps(shapes))
     shapes = np.array(json.loads(index.read_text()), dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(shapes.prod(1))])[:-1]
-    return Bank(views, np.memmap(values, dtype=np.float16, mode="r"), starts, shapes)
+    return Bank(views, np.memmap(values, dtype=kind, mode="r"), starts, shapes)
 
 
 @torch.inference_mode()
@@ -66,10 +74,7 @@ def _write(views: Sequence[View], network: EfficientNetLite, cut: int, path: Pat
     network = network.eval()
     with path.open("wb") as file:
         for pictures in _of_one_shape(_rendered(views)):
-            pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
-            with torch.autocast("cpu", torch.bfloat16):
-                maps = network.lower(pixels, cut)
-            maps = maps.permute(0, 2, 3, 1).to(torch.float16).contiguous().numpy()
+            maps = _maps(network, np.stack(pictures), cut) if cut else np.stack(pictures)
             maps.tofile(file)
             shapes += [list(m.shape) for m in maps]
             if len(shapes) % (BATCH * 40) < BATCH:
@@ -77,12 +82,22 @@ def _write(views: Sequence[View], network: EfficientNetLite, cut: int, path: Pat
     return shapes
 
 
+def _maps(network: EfficientNetLite, pictures: Pixels, cut: int) -> NDArray[np.float16]:
+    """uint8 (N, H, W, 3) -> (N, H', W', C)."""
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = network.lower(pixels, cut)
+    return np.asarray(maps.permute(0, 2, 3, 1).to(torch.float16).contiguous().numpy())
+
+
 def _rendered(views: Sequence[View]) -> Iterator[Pixels]:
-    """Pictures in order, rendered by another process a little ahead of the reader."""
+    """Pictures in order, rendered by other processes a little ahead of the reader."""
     ahead: Iterator[Pixels] = iter(())
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
-        for start in range(0, len(views), 8 * BATCH):
-            coming = pool.map(render, views[start : start + 8 * BATCH], chunksize=16)
+    workers = max(1, (os.cpu_count() or 1) - 1)
+    stretch = 8 * BATCH * workers
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        for start in range(0, len(views), stretch):
+            coming = pool.map(render, views[start : start + stretch], chunksize=16)
             yield from ahead
             ahead = coming
         yield from ahead

@@ -1,4 +1,4 @@
-"""Fine-tuning of the blocks above the cut, from kept feature maps. Seeded: same views, same settings, same weights."""
+"""Fine-tuning of the blocks above the cut, from kept views. Seeded: same views, same settings, same weights."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def _shares(present: Collection[tuple[str, int]], how: Mapping[str, Any]) -> dic
 
 def fit(bank: Bank, held_out: Collection[str], settings: Mapping[str, Any]) -> EfficientNetLite:
     """A network trained on every view of `bank` that shows no held-out source."""
-    how, cut = settings["fit"], settings["cut"]
+    how, cut, device = settings["fit"], settings["cut"], settings["device"]
     torch.manual_seed(settings["seed"])
-    network = pretrained(settings["variant"], dropout=0.2).train()
+    network = pretrained(settings["variant"], dropout=0.2).train().to(device)
     body = [p for name, p in network.named_parameters() if _learns(name, cut, how["depthwise"])]
     network.requires_grad_(False)
     for parameter in (*body, *network.classifier.parameters()):
@@ -83,22 +83,21 @@ def fit(bank: Bank, held_out: Collection[str], settings: Mapping[str, Any]) -> E
     began, losses = time.monotonic(), []
     for step in range(how["steps"]):
         drawn = rng.choice(len(weights), how["batch"], p=weights)
-        target = torch.from_numpy(labels[drawn]) * (1 - 2 * how["smoothing"]) + how["smoothing"]
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = network.upper(bank.batch(drawn), cut)
+        target = torch.from_numpy(labels[drawn]).to(device) * (1 - 2 * how["smoothing"]) + how["smoothing"]
+        logits = bank.logits(network, drawn, cut, device)
         loss = functional.binary_cross_entropy_with_logits(logits.float(), target)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(body, 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
+        losses.append(loss.detach())
         if step >= how["average_from"] * how["steps"]:
             average = _averaged(average, network, how["average_rate"])
         if step % 50 == 49:
-            log.info("step %d, loss %.3f, %.0f s", step + 1, np.mean(losses[-50:]), time.monotonic() - began)
+            log.info("step %d, loss %.3f, %.0f s", step + 1, torch.stack(losses[-50:]).mean(), time.monotonic() - began)
     assert isinstance(average, EfficientNetLite)
-    return average.eval()
+    return average.eval().cpu()
 
 
 def _learns(name: str, cut: int, depthwise: bool) -> bool:
@@ -119,9 +118,10 @@ def _averaged(average: nn.Module | None, network: nn.Module, rate: float) -> nn.
 
 @torch.inference_mode()
 def predict(
-    network: EfficientNetLite, bank: Bank, indices: Sequence[int], cut: int, size: int = 64
+    network: EfficientNetLite, bank: Bank, indices: Sequence[int], cut: int, device: str
 ) -> NDArray[np.float64]:
     """Logits of the views at `indices`, in that order."""
+    network = network.to(device)
     logits = np.zeros(len(indices))
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for place, i in enumerate(indices):
@@ -129,7 +129,6 @@ def predict(
     for places in by_shape.values():
         for start in range(0, len(places), BATCH):
             some = places[start : start + BATCH]
-            with torch.autocast("cpu", torch.bfloat16):
-                out = network.upper(bank.batch([indices[p] for p in some]), cut)
-            logits[some] = out.float().numpy()
+            out = bank.logits(network, [indices[p] for p in some], cut, device)
+            logits[some] = out.float().cpu().numpy()
     return logits

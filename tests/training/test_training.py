@@ -138,7 +138,7 @@ def test_a_held_out_source_is_never_drawn_and_labels_are_even(pictures: Path) ->
 @settings(max_examples=15, deadline=None)
 def test_calibration_puts_the_best_threshold_at_one_half(shift: float, scale: float) -> None:
     rng = np.random.default_rng(0)
-    labels = (rng.random(1500) < 0.4).astype(np.int64)
+    labels = (rng.random(1500) < 0.5).astype(np.int64)
     logits = (labels * 2 - 1 + rng.standard_normal(1500)) * scale + shift
     calibration = evaluate.calibrate(labels, logits, np.full(1500, "one"))
     p = evaluate.probability(calibration.slope * (logits - calibration.shift))
