@@ -64,7 +64,8 @@ REQUESTS = 1000  # a week
 LABELS = 200  # a week, by a person: ten minutes on the review page
 SECOND_LOOKS = 20
 TESTNET = 0.03  # share of requests that carry the truth
-BASE = 2400  # labelled pictures before week 0
+BASE = 2400  # labelled pictures before week 0: what fits learn from, and the gate set
+KNOWN = 1000  # others, that the memory knows from the start
 RECENT = 900  # newest training pictures a fit learns from
 START = 1_767_225_600.0  # Thursday, 1 January 2026
 WEEK = 7 * 86400.0
@@ -138,8 +139,7 @@ class Arm:
 
     name: str
     directory: Path
-    start: Candidate
-    base: list[Example]
+    start: Start
     learns: bool
     gated: bool = True
     weekly: list[float] = field(default_factory=list)
@@ -149,9 +149,12 @@ class Arm:
         self.now = START
         self.rng = np.random.default_rng(7)
         self.versions = Versions(self.directory / "versions", now=lambda: datetime.fromtimestamp(self.now, UTC))
+        self.versions.promote(
+            self.versions.write(self.start.candidate), Judgement(None, None, None, ()), steps=["start"]
+        )
         self.journal = Journal(
             self.directory / "journal",
-            lambda: self.versions.current() or "start",
+            self.versions.current,
             Keep(share=0.15),
             embed=lambda frame: embed([frame])[0],
             embedder=EMBEDDER,
@@ -160,14 +163,13 @@ class Arm:
         )
         self.views = Views(self.directory / "journal")
         self.memory = Memory(embed)
-        self.watch = Watch(OWN.prevalence, lambda: self.versions.current() or "start", clock=lambda: self.now)
+        self.watch = Watch(OWN.prevalence, self.versions.current, clock=lambda: self.now)
         self.told: set[str] = set()
         self._remember()
 
     def live(self) -> Candidate:
-        return (
-            self.versions.read(self.versions.current(), self.start.profile) if self.versions.current() else self.start
-        )
+        """The version in force."""
+        return self.versions.read(self.versions.current(), OWN)
 
     def serve(self, week: int, pictures: Sequence[Picture]) -> None:
         """Answer a week's pictures; note the MCC against the truth."""
@@ -177,7 +179,7 @@ class Arm:
         for number, (picture, memory) in enumerate(zip(pictures, memories, strict=True)):
             self.now = START + WEEK * (week + number / len(pictures))
             opinions = (Opinion("network", picture.network, 20.0), memory, Opinion("detector", picture.detector, 150.0))
-            example = with_head(self._example(picture, opinions, embed([picture.frame])[0]), live.head)
+            example = with_head(self.example(picture, opinions), live.head)
             verdict = replay(example.record, live.profile, fusion)
             if self.learns:
                 self.watch.observe(verdict)
@@ -199,12 +201,10 @@ class Arm:
                 self.events.append(f"week {week}: alarm {alarm.kind}: {alarm.message}")
         self._review(0.25 if 15 <= week <= 17 else 0.04, truth)
         self._remember()
-        data = assemble(self.views.labelled(embedder=EMBEDDER), self.base, self.versions.gate_file)
+        data = assemble(self.views.labelled(embedder=EMBEDDER), self.start.base, self.versions.gate_file)
         data = Data(_recent(data.train), data.gate, data.week)
         try:
-            name, judgement = (improve if self.gated else ungated)(
-                data, self.versions, self.start.profile, ("head", "refit")
-            )
+            name, judgement = (improve if self.gated else ungated)(data, self.versions, OWN, ("head", "refit"))
         except ImproveError as error:
             self.events.append(f"week {week}: nothing tried: {error}")
             return
@@ -233,13 +233,14 @@ class Arm:
         self.journal.flush(60)
 
     def _remember(self) -> None:
-        remember(self.memory, [*self.base, *self.views.labelled(embedder=EMBEDDER)])
+        remember(self.memory, [*self.start.known, *self.views.labelled(embedder=EMBEDDER)])
 
     @staticmethod
-    def _example(picture: Picture, opinions: tuple[Opinion, ...], vector: NDArray[np.float32]) -> Example:
+    def example(picture: Picture, opinions: tuple[Opinion, ...]) -> Example:
+        """The picture as something to decide on or to learn from."""
         verdict = Verdict(0.5, (0.0, 1.0), opinions, (), (), Stop.LAST_TIER, Source.CASCADE, False, 0.0)
         record = Record("2026-01-01T00:00:00.000Z", picture.frame.sha256, *picture.frame.size, verdict, picture.label)
-        return Example(record, 0.0, "base", "base", embedding=vector)
+        return Example(record, 0.0, "base", "base", embedding=embed([picture.frame])[0])
 
 
 def quick_refit(examples: Sequence[Example], candidate: Candidate) -> Candidate:
@@ -265,21 +266,31 @@ def ungated(data: Data, versions: Versions, own: Profile, steps: Sequence[str]) 
     return name, judgement
 
 
-def before(world: World) -> tuple[list[Example], Candidate]:
-    """The labelled base set, and what was learned from it: where every arm starts."""
-    pictures = world.week(-1, BASE)
+@dataclass(frozen=True)
+class Start:
+    """Where every arm starts. known: what the memory knows; base: labelled pictures that it does not."""
+
+    candidate: Candidate
+    known: list[Example]
+    base: list[Example]
+
+
+def before(world: World) -> Start:
+    """The time before week 0. The first fit, like all later ones, learns nothing of the gate set."""
     memory = Memory(embed)
-    half = BASE // 2
-    labels = np.array([picture.label for picture in pictures])
-    memory.replace(embed([p.frame for p in pictures[:half]]), labels[:half])
-    examples = []
+    known = [Arm.example(picture, ()) for picture in world.week(-1, KNOWN)]
+    remember(memory, known)
+    pictures = world.week(-1, BASE)
+    base = []
     for picture, opinion in zip(pictures, memory.assess([p.frame for p in pictures]), strict=True):
         opinions = [Opinion("network", picture.network, 20.0), Opinion("detector", picture.detector, 150.0)]
-        examples.append(Arm._example(picture, (*opinions, opinion), embed([picture.frame])[0]))
-    start = Candidate(OWN)
+        base.append(Arm.example(picture, (*opinions, opinion)))
+    with tempfile.TemporaryDirectory() as directory:
+        data = assemble([], base, Path(directory) / "gate.jsonl")
+    candidate = Candidate(OWN)
     for step in ("head", "refit"):
-        start = STEPS[step](examples[half:], start)  # only those that the memory did not know
-    return examples[half:] + examples[:half], start
+        candidate = STEPS[step](data.train, candidate)
+    return Start(candidate, known, base)
 
 
 def main() -> None:
@@ -291,12 +302,12 @@ def main() -> None:
     logging.disable(logging.WARNING)
     STEPS["refit"] = quick_refit
     world = World(options.seed)
-    base, start = before(world)
+    start = before(world)
     scratch = Path(tempfile.mkdtemp())
     arms = [
-        Arm("frozen", scratch / "frozen", start, base, learns=False),
-        Arm("with the loop", scratch / "loop", start, base, learns=True),
-        Arm("loop without the gate", scratch / "ungated", start, base, learns=True, gated=False),
+        Arm("frozen", scratch / "frozen", start, learns=False),
+        Arm("with the loop", scratch / "loop", start, learns=True),
+        Arm("loop without the gate", scratch / "ungated", start, learns=True, gated=False),
     ]
     truth: dict[str, int] = {}
     try:

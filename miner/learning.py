@@ -133,7 +133,8 @@ def profile_in_force(state: Path, own: str) -> Profile:
 
 def remember(memory: Memory, examples: Iterable[Example]) -> int:
     """Give the memory every labelled picture that has a vector, oldest first; how many those are."""
-    known = [(example.embedding, example.label) for example in examples if example.embedding is not None]
+    known = [(e.embedding, e.label, e.representative) for e in examples if e.embedding is not None]
     if known:
-        memory.replace(np.stack([vector for vector, _ in known]), np.array([label for _, label in known]))
+        vectors, labels, honest = zip(*known, strict=True)
+        memory.replace(np.stack(vectors), np.array(labels), np.array(honest))
     return len(known)

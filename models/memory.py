@@ -149,15 +149,22 @@ class Memory:
     def close(self) -> None:
         self._store = None
 
-    def replace(self, vectors: Vectors, labels: NDArray[np.int64]) -> None:
-        """Remember exactly these, oldest first: vectors (N, D) and labels (N,) in {0, 1}, then calibrate anew."""
+    def replace(
+        self, vectors: Vectors, labels: NDArray[np.int64], representative: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Remember exactly these, oldest first: vectors (N, D) and labels (N,) in {0, 1}, then calibrate anew.
+
+        representative (N,): which of them were not picked for being hard; the calibration asks only those (default:
+        all are).
+        """
         if vectors.ndim != 2 or labels.shape != (len(vectors),) or not np.isin(labels, (0, 1)).all():
             raise ValueError(f"expected (N, D) vectors and N labels 0 or 1, got {vectors.shape} and {labels.shape}")
         kept = bounded(labels, self._bound)
+        honest = np.flatnonzero(np.ones(len(kept), dtype=bool) if representative is None else representative[kept])
         vectors, labels = unit(vectors[kept]), labels[kept].astype(np.int64)
         store = None
-        if min(int(labels.sum()), len(labels) - int(labels.sum())) >= LEAST:
-            store = _built(self._make_index(), vectors, labels, self._k)
+        if min(int(labels[honest].sum()), len(honest) - int(labels[honest].sum())) >= LEAST:
+            store = _built(self._make_index(), vectors, labels, self._k, honest)
         with self._lock:
             self._held, self._store = (vectors, labels), store
 
@@ -201,9 +208,9 @@ def _balance(labels: NDArray[np.int64]) -> tuple[float, float]:
     return 0.5 / (1.0 - share), 0.5 / share
 
 
-def _built(index: Index, vectors: Vectors, labels: NDArray[np.int64], k: int) -> _Store:
+def _built(index: Index, vectors: Vectors, labels: NDArray[np.int64], k: int, honest: NDArray[np.int64]) -> _Store:
     index.build(vectors)
-    left_out = np.random.default_rng(0).permutation(len(vectors))[:SAMPLE]
+    left_out = np.random.default_rng(0).permutation(honest)[:SAMPLE]
     where, similarity = index.search(vectors[left_out], k + 1)
     itself = where == left_out[:, None]
     itself[~itself.any(axis=1), -1] = True  # an approximate index may miss it: then the furthest goes

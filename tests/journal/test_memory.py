@@ -159,3 +159,18 @@ def test_the_regression_agrees_with_scikit_learn() -> None:
 def test_one_label_alone_is_refused() -> None:
     with pytest.raises(ValueError, match="both labels"):
         fit(np.ones((3, 2)), np.ones(3, dtype=np.int64))
+
+
+def test_pictures_picked_for_being_hard_do_not_make_it_timid() -> None:
+    vectors, labels = world(1500, 0)
+    hard = np.abs(vectors[:, :4].sum(axis=1) - vectors[:, 4:].sum(axis=1)) < 8  # near the border of the two clouds
+    rng = np.random.default_rng(1)
+    picked = np.flatnonzero(~hard)[:100].tolist() + np.flatnonzero(hard).tolist()
+    noisy = np.where(rng.random(len(picked)) < 0.3, 1 - labels[picked], labels[picked])
+    noisy[:100] = labels[picked][:100]
+    told, untold = Memory(embed), Memory(embed)
+    told.replace(vectors[picked], noisy, np.arange(len(picked)) < 100)
+    untold.replace(vectors[picked], noisy)
+    clear_cut = [picture(v) for v in vectors[np.flatnonzero(~hard)[100:300]]]
+    sure = [np.mean([abs(o.logit) for o in memory.assess(clear_cut)]) for memory in (told, untold)]
+    assert sure[0] > sure[1]
