@@ -48,15 +48,13 @@ from miner.improve import (
     assemble,
     cross_fitted,
     improve,
-    with_head,
+    with_opinions,
 )
 from miner.journal import Journal, Keep
 from miner.journal_views import Example, Views
-from miner.learning import remember
 from miner.review import mixed, ordered, suspicion
 from miner.service import Answered
 from models.base import Frame, Opinion
-from models.memory import Memory
 from models.metrics import mcc
 
 DIMENSIONS = 24
@@ -64,8 +62,8 @@ REQUESTS = 1000  # a week
 LABELS = 200  # a week, by a person: ten minutes on the review page
 SECOND_LOOKS = 20
 TESTNET = 0.03  # share of requests that carry the truth
+LEARNING = ("head", "memory", "refit")
 BASE = 2400  # labelled pictures before week 0: what fits learn from, and the gate set
-KNOWN = 1000  # others, that the memory knows from the start
 RECENT = 900  # newest training pictures a fit learns from
 START = 1_767_225_600.0  # Thursday, 1 January 2026
 WEEK = 7 * 86400.0
@@ -78,7 +76,7 @@ OWN = Profile(
     name="months",
     band=(0.1, 0.9),
     tiers=(
-        Tier(name="first", required=True, expected_ms=20, members=(Member(model="network"), Member(model="memory"))),
+        Tier(name="first", required=True, expected_ms=20, members=(Member(model="network"),)),
         Tier(name="second", expected_ms=200, members=(Member(model="detector"),)),
     ),
 )
@@ -162,10 +160,8 @@ class Arm:
             capacity=(10_000, 2**30),
         )
         self.views = Views(self.directory / "journal")
-        self.memory = Memory(embed)
         self.watch = Watch(OWN.prevalence, self.versions.current, clock=lambda: self.now)
         self.told: set[str] = set()
-        self._remember()
 
     def live(self) -> Candidate:
         """The version in force."""
@@ -175,11 +171,9 @@ class Arm:
         """Answer a week's pictures; note the MCC against the truth."""
         live, answers = self.live(), []
         fusion = live.profile.fused()
-        memories = self.memory.assess([picture.frame for picture in pictures])
-        for number, (picture, memory) in enumerate(zip(pictures, memories, strict=True)):
+        asked = with_opinions([self.example(picture, self.experts(picture)) for picture in pictures], live.learned)
+        for number, (picture, example) in enumerate(zip(pictures, asked, strict=True)):
             self.now = START + WEEK * (week + number / len(pictures))
-            opinions = (Opinion("network", picture.network, 20.0), memory, Opinion("detector", picture.detector, 150.0))
-            example = with_head(self.example(picture, opinions), live.head)
             verdict = replay(example.record, live.profile, fusion)
             if self.learns:
                 self.watch.observe(verdict)
@@ -187,9 +181,8 @@ class Arm:
             answers.append(verdict.probability)
             label = picture.label if self.rng.random() < TESTNET else -1
             image = base64.b64encode(picture.frame.sha256.encode()).decode()
-            said = replace(verdict, opinions=(*opinions[:2], *(o for o in verdict.opinions if o.model == "detector")))
             p = verdict.probability
-            self.journal(Answered("validator", label, image, p, verdict.source, 0.1, "", picture.frame, said))
+            self.journal(Answered("validator", label, image, p, verdict.source, 0.1, "", picture.frame, verdict))
         self.journal.flush(60)
         self.weekly.append(mcc([picture.label for picture in pictures], answers))
 
@@ -200,11 +193,11 @@ class Arm:
                 self.told.add(f"{alarm.kind} {alarm.at}")
                 self.events.append(f"week {week}: alarm {alarm.kind}: {alarm.message}")
         self._review(0.25 if 15 <= week <= 17 else 0.04, truth)
-        self._remember()
+        self.watch.told(*self.views.labelled_share(self.now - 2 * WEEK))
         data = assemble(self.views.labelled(embedder=EMBEDDER), self.start.base, self.versions.gate_file)
         data = Data(_recent(data.train), data.gate, data.week)
         try:
-            name, judgement = (improve if self.gated else ungated)(data, self.versions, OWN, ("head", "refit"))
+            name, judgement = (improve if self.gated else ungated)(data, self.versions, OWN, LEARNING)
         except ImproveError as error:
             self.events.append(f"week {week}: nothing tried: {error}")
             return
@@ -232,8 +225,9 @@ class Arm:
                 self.journal.label(seen[index].sha256, given, "human", "second look")
         self.journal.flush(60)
 
-    def _remember(self) -> None:
-        remember(self.memory, [*self.start.known, *self.views.labelled(embedder=EMBEDDER)])
+    @staticmethod
+    def experts(picture: Picture) -> tuple[Opinion, ...]:
+        return Opinion("network", picture.network, 20.0), Opinion("detector", picture.detector, 150.0)
 
     @staticmethod
     def example(picture: Picture, opinions: tuple[Opinion, ...]) -> Example:
@@ -245,7 +239,7 @@ class Arm:
 
 def quick_refit(examples: Sequence[Example], candidate: Candidate) -> Candidate:
     """`improve.refit` without the choice of the band."""
-    records = [example.record for example in cross_fitted(examples, candidate.head) if example.representative]
+    records = [example.record for example in cross_fitted(examples, candidate) if example.representative]
     plain = candidate.profile.model_copy(update={"fit": None})
     return replace(candidate, profile=plain.model_copy(update={"fit": fit.learn(fit.Data.of(records, plain), plain)}))
 
@@ -268,29 +262,21 @@ def ungated(data: Data, versions: Versions, own: Profile, steps: Sequence[str]) 
 
 @dataclass(frozen=True)
 class Start:
-    """Where every arm starts. known: what the memory knows; base: labelled pictures that it does not."""
+    """Where every arm starts: a candidate, and the labelled pictures of the time before."""
 
     candidate: Candidate
-    known: list[Example]
     base: list[Example]
 
 
 def before(world: World) -> Start:
     """The time before week 0. The first fit, like all later ones, learns nothing of the gate set."""
-    memory = Memory(embed)
-    known = [Arm.example(picture, ()) for picture in world.week(-1, KNOWN)]
-    remember(memory, known)
-    pictures = world.week(-1, BASE)
-    base = []
-    for picture, opinion in zip(pictures, memory.assess([p.frame for p in pictures]), strict=True):
-        opinions = [Opinion("network", picture.network, 20.0), Opinion("detector", picture.detector, 150.0)]
-        base.append(Arm.example(picture, (*opinions, opinion)))
+    base = [Arm.example(picture, Arm.experts(picture)) for picture in world.week(-1, BASE)]
     with tempfile.TemporaryDirectory() as directory:
         data = assemble([], base, Path(directory) / "gate.jsonl")
     candidate = Candidate(OWN)
-    for step in ("head", "refit"):
+    for step in LEARNING:
         candidate = STEPS[step](data.train, candidate)
-    return Start(candidate, known, base)
+    return Start(candidate, base)
 
 
 def main() -> None:

@@ -4,11 +4,11 @@
   that a new value does not rank like the ones before. Restarted whenever its wealth falls below 1 (CUSUM), it raises a
   false alarm on average not before as many answers as its threshold: with 10^6, at 10,000 answers a day, not in a
   hundred days.
-- Prevalence: the share of road work that explains the calibrated probabilities best (Saerens et al. 2002, EM), with its
-  standard error. A shift that is beyond doubt is corrected in log-odds, slowly and within limits. The estimate believes
-  that only the share changed; bad weather that makes clear streets look like road work would fool it (in simulation it
-  cost 0.02 MCC). So the version's first answers, taken apart into road work and clear, must explain today's histogram
-  of scores when they are mixed anew; if they do not, nothing is corrected.
+- Prevalence: the share of road work that explains the calibrated probabilities best (Saerens et al. 2002, EM), put
+  together with the share among recent labels that nobody picked for being hard. The first believes that only the share
+  changed, and bad weather that makes clear streets look like road work fools it; so it is never trusted to less than
+  +-0.1, and moves nothing by itself short of a share below 0.3 or above 0.7. What both say beyond doubt is corrected
+  in log-odds, slowly and within limits.
 - PSI (population stability index) of the journal's daily score histograms, for the months that nobody watched.
 """
 
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 WINDOW = 2000  # answers the prevalence is estimated from
 EVERY = 100  # answers between two estimates
+LEAST_LABELS = 30  # recent labels that are worth asking
 LEAST_PSI = 500  # answers on each side for a PSI
 DAY = 86400.0
 
@@ -54,12 +55,12 @@ class Alarm:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """threshold: wealth of a martingale that is an alarm. sure: standard errors by which the prevalence must differ.
-    misfit: largest chi-square per bin of scores that only a changed share may leave. step, most: log-odds that the
-    correction may move at a time, and may reach. psi: index that is an alarm."""
+    doubt: least standard error of a prevalence that no label confirms. step, most: log-odds that the correction may
+    move at a time, and may reach. psi: index that is an alarm."""
 
     threshold: float = 1e6
-    sure: float = 3.0
-    misfit: float = 2.0
+    sure: float = 2.0
+    doubt: float = 0.1
     step: float = 0.1
     most: float = 1.0
     psi: float = 0.25
@@ -109,24 +110,6 @@ def prevalence(probabilities: ArrayLike, prior: float) -> tuple[float, float]:
     return share, 1.0 / math.sqrt(max(information, 1e-12))
 
 
-def misfit(reference: ArrayLike, current: ArrayLike, share: float, prior: float, bins: int = 20) -> float:
-    """Chi-square per degree of freedom between today's scores and the reference's, mixed to another share: about 1 if
-    only the share changed.
-
-    reference, current: probabilities (N,), (M,) calibrated at the share `prior`; share: today's.
-    """
-    was, now = (np.asarray(values, dtype=np.float64) for values in (reference, current))
-    weights = was * share / prior + (1.0 - was) * (1.0 - share) / (1.0 - prior)
-    # Bins that hold the same number of today's and the reference's answers together: none is empty.
-    edges = np.quantile(np.concatenate([was, now]), np.linspace(0, 1, bins + 1)[1:-1])
-    where = np.searchsorted(edges, was, side="right")
-    seen = np.bincount(np.searchsorted(edges, now, side="right"), minlength=bins)
-    scale = len(now) / weights.sum()
-    expected = scale * np.bincount(where, weights=weights, minlength=bins)
-    noise = expected + scale**2 * np.bincount(where, weights=weights**2, minlength=bins) + 1.0  # of both samples
-    return float(((seen - expected) ** 2 / noise).sum() / (bins - 2))
-
-
 def psi(reference: NDArray[np.int64], current: NDArray[np.int64]) -> float:
     """Population stability index of two histograms over the same bins: below 0.1 stable, above 0.25 another world.
 
@@ -148,6 +131,7 @@ class Watch:
     ) -> None:
         self._prior, self._version, self._limits, self._clock = prior, version, limits, clock
         self._alarms: dict[str, Alarm] = {}
+        self._labels = 0, 0
         self._watched, self._since, self._shift = "", 0, 0.0
         self._reset()
 
@@ -176,13 +160,15 @@ class Watch:
         self._bet("scores", self._scores, verdict.probability, "collect labels on the review page, then run improve")
         if new := novelty(verdict):
             self._bet("novelty", self._novelty, new, "review the queue's novel pictures first, then run improve")
-        if len(self._first) < WINDOW:
-            self._first.append(verdict.probability)
         self._window.append(verdict.probability)
         self._since += 1
         if self._since >= EVERY and len(self._window) >= WINDOW // 4:
             self._since = 0
             self._correct()
+
+    def told(self, labels: int, roadwork: int) -> None:
+        """How many recent labels of representative pictures there are, and how many of them are road work."""
+        self._labels = labels, roadwork
 
     def compare(self, views: Views) -> float | None:
         """PSI of the last day against the version's first week on record; None while either is too small."""
@@ -201,7 +187,6 @@ class Watch:
     def _reset(self) -> None:
         self._watched = self._version()
         self._scores, self._novelty = Martingale(), Martingale()
-        self._first: list[float] = []
         self._window: deque[float] = deque(maxlen=WINDOW)
         self._since = 0
         self._shift = 0.0
@@ -216,9 +201,9 @@ class Watch:
                 self._novelty = Martingale()
 
     def _correct(self) -> None:
-        share, error = prevalence(list(self._window), self._prior)
+        share, error = self._share()
         wanted = 0.0
-        if abs(share - self._prior) > self._limits.sure * error and self._only_the_share_changed(share):
+        if abs(share - self._prior) > self._limits.sure * error:
             wanted = logit(share) - logit(self._prior)
         if abs(wanted) > self._limits.most:
             message = f"road work seems to be {share:.0%} of the pictures, fitted for {self._prior:.0%}"
@@ -228,9 +213,16 @@ class Watch:
         wanted = min(max(wanted, -self._limits.most), self._limits.most)
         self._shift += min(max(wanted - self._shift, -self._limits.step), self._limits.step)
 
-    def _only_the_share_changed(self, share: float) -> bool:
-        at_first, _ = prevalence(self._first, self._prior)
-        return misfit(self._first, list(self._window), share, at_first) <= self._limits.misfit
+    def _share(self) -> tuple[float, float]:
+        """Today's share of road work and its standard error: scores and labels, weighted by what each is sure of."""
+        share, error = prevalence(list(self._window), self._prior)
+        error = max(error, self._limits.doubt)
+        n, roadwork = self._labels
+        if n < LEAST_LABELS:
+            return share, error
+        told = (roadwork + 1) / (n + 2)
+        trust = error**-2, n / (told * (1 - told))
+        return (trust[0] * share + trust[1] * told) / sum(trust), sum(trust) ** -0.5
 
     def _raise(self, kind: str, message: str, action: str) -> None:
         if kind not in {alarm.kind for alarm in self.alarms}:

@@ -1,8 +1,9 @@
 """Learning from what was served, behind a gate: assemble, fit, compare, and only then promote; each step on record.
 
-A version is a directory with a whole profile in it (`<name>.toml`, `<name>.fit.json`, perhaps `head.json`), so that
-serving one is serving a profile. `current` points to the one in force; without it the miner's own profile is. Nothing
-is promoted that was not compared with the version in force on pictures neither of them learned from:
+A version is a directory with a whole profile in it (`<name>.toml`, `<name>.fit.json`, perhaps `head.json` and
+`memory.npz`), so that serving one is serving a profile. `current` points to the one in force; without it the miner's
+own profile is. Nothing is promoted that was not compared with the version in force on pictures neither of them learned
+from:
 
 - the gate set, drawn once and frozen: what the miner could do it must not forget;
 - the newest labelled week (up to four, until it holds enough of both labels), never used by the fit that it judges:
@@ -10,7 +11,8 @@ is promoted that was not compared with the version in force on pictures neither 
 
 Both, and the calibrations and weights that are fitted, take representative pictures only: labels of the testnet, and of
 pictures drawn by lot. A reviewer's queue is full of pictures that the members got wrong; a fit that took them for the
-traffic would learn to distrust everybody, and in simulation did. The head and the memory learn from all of them.
+traffic would learn to distrust everybody, and in simulation did. Head and memory learn from all of them, and are part
+of the version that is judged: in simulation a memory that took labels past the gate made the miner worse.
 
 "Not worse at 95 %" means that the lower end of the one-sided 95 % interval of the MCC's difference (paired bootstrap,
 groups kept whole) is at least -margin on both. With margin 0 hardly anything would ever pass: on a gate set full of
@@ -26,11 +28,11 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +46,9 @@ from cascade.trace import Record, read_all, write
 from cascade.verdict import Source, Verdict
 from miner.journal_views import Example
 from miner.service import Decide
-from models.base import Frame, Opinion
+from models.base import Frame, ModelUnavailable, Opinion
 from models.head import Weights
+from models.memory import Memory, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +57,9 @@ MOST_WEEKS = 4
 MARGIN = 0.02  # MCC
 LEAST = 20  # pictures of each label a set needs to judge at all
 ENOUGH = 60  # pictures of each label from which one week is enough
-HEAD = "head"
-HEAD_FOLDS = 5
-LEAST_HEAD = 100  # labelled embeddings a head needs
+HEAD, MEMORY = "head", "memory"  # keys of the members that learn from embeddings
+FOLDS = 5
+LEAST_EMBEDDINGS = 50  # of each label, before anything is learned from them
 
 
 class ImproveError(ValueError):
@@ -135,17 +138,31 @@ def _with_embedding(example: Example, known: dict[str, Example]) -> Example:
 # --- candidates -------------------------------------------------------------------------------------------------------
 
 
+class Learned(Protocol):
+    """A member that learns from embeddings: a head or a memory."""
+
+    def logits(self, vectors: Vectors) -> NDArray[np.float64]:
+        """Log-odds at even odds (N,) of embeddings (N, D)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A profile with its fit, and a head on embeddings if it has one: all that a version is."""
+    """A profile with its fit, and the head and memory on embeddings if it has them: all that a version is."""
 
     profile: Profile
     head: Weights | None = None
+    memory: Memory | None = None
+
+    @property
+    def learned(self) -> dict[str, Learned]:
+        """Its members that learn from embeddings, by model key."""
+        both: dict[str, Learned | None] = {HEAD: self.head, MEMORY: self.memory}
+        return {key: member for key, member in both.items() if member is not None}
 
     def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float64]:
-        """What it would have answered (N,), from the recorded opinions."""
+        """What it would have answered (N,), from the recorded opinions and those of its learned members."""
         fusion = self.profile.fused()
-        records = (with_head(example, self.head).record for example in examples)
+        records = (example.record for example in with_opinions(examples, self.learned))
         return np.array([replay(record, self.profile, fusion).probability for record in records])
 
 
@@ -157,7 +174,7 @@ def refit(examples: Sequence[Example], candidate: Candidate) -> Candidate:
 
     Raises FitError when they are too few.
     """
-    records = [example.record for example in cross_fitted(examples, candidate.head) if example.representative]
+    records = [example.record for example in cross_fitted(examples, candidate) if example.representative]
     return replace(candidate, profile=fit_profile(records, candidate.profile).profile)
 
 
@@ -166,53 +183,91 @@ def retrain_head(examples: Sequence[Example], candidate: Candidate) -> Candidate
 
     Without enough embeddings of both labels the candidate stays as it is.
     """
-    usable = [example for example in examples if example.embedding is not None]
-    labels = np.array([example.label for example in usable], dtype=np.int64)
-    if min(int(labels.sum()), len(labels) - int(labels.sum())) * 2 < LEAST_HEAD:
-        log.info("no head: %d labelled embeddings, %d of road work", len(labels), int(labels.sum()))
+    if not _enough_embeddings(examples):
         return candidate
-    profile = candidate.profile
-    if HEAD not in {member.model for member in profile.members}:
-        first = profile.tiers[0]
-        widened = first.model_copy(update={"members": (*first.members, Member(model=HEAD))})
-        profile = profile.model_copy(update={"tiers": (widened, *profile.tiers[1:]), "fit": None})
-    return Candidate(profile, Weights.of(_vectors(usable), labels))
+    return replace(_with_member(candidate, HEAD), head=_head(examples))
 
 
-STEPS: dict[str, Step] = {"head": retrain_head, "refit": refit}
+def rebuild_memory(examples: Sequence[Example], candidate: Candidate) -> Candidate:
+    """A memory of all labelled embeddings (`models.memory`), as one more member of the first tier; refit afterwards.
+
+    Without enough embeddings of both labels the candidate stays as it is.
+    """
+    if not _enough_embeddings(examples):
+        return candidate
+    return replace(_with_member(candidate, MEMORY), memory=_memory(examples))
 
 
-def with_head(example: Example, head: Weights | None) -> Example:
-    """The example with the opinion that `head` has of it."""
-    if head is None or example.embedding is None:
-        return example
-    return _with_opinion(example, float(head.logits(example.embedding[None])[0]))
+STEPS: dict[str, Step] = {"head": retrain_head, "memory": rebuild_memory, "refit": refit}
 
 
-def cross_fitted(examples: Sequence[Example], head: Weights | None) -> list[Example]:
-    """The same with a head's opinions, each by a head that did not learn from that example: what a fusion may trust."""
-    if head is None:
-        return list(examples)
-    where = np.array([i for i, example in enumerate(examples) if example.embedding is not None], dtype=np.int64)
-    vectors = _vectors([examples[i] for i in where])
-    labels = np.array([examples[i].label for i in where], dtype=np.int64)
+def with_opinions(examples: Sequence[Example], learned: Mapping[str, Learned]) -> list[Example]:
+    """The examples with what learned members say of them, where an embedding is stored."""
     result = list(examples)
-    for fold in range(HEAD_FOLDS):
-        test = where % HEAD_FOLDS == fold
-        logits = Weights.of(vectors[~test], labels[~test], head.l2).logits(vectors[test])
-        for i, z in zip(where[test], logits, strict=True):
-            result[i] = _with_opinion(examples[i], float(z))
+    where = [i for i, example in enumerate(examples) if example.embedding is not None]
+    if where:
+        vectors = _vectors([examples[i] for i in where])
+        for key, member in learned.items():
+            for i, z in zip(where, member.logits(vectors), strict=True):
+                result[i] = _with_opinion(result[i], key, float(z))
     return result
 
 
-def _with_opinion(example: Example, z: float) -> Example:
+def cross_fitted(examples: Sequence[Example], candidate: Candidate) -> list[Example]:
+    """The same with each opinion of a member that did not learn from that example: what a fusion may trust."""
+    makers: dict[str, Callable[[Sequence[Example]], Learned]] = {HEAD: _head, MEMORY: _memory}
+    result = list(examples)
+    for fold in range(FOLDS if candidate.learned else 0):
+        test = range(fold, len(examples), FOLDS)
+        rest = [example for i, example in enumerate(examples) if i % FOLDS != fold]
+        fresh = {key: makers[key](rest) for key in candidate.learned}
+        for i, example in zip(test, with_opinions([examples[i] for i in test], fresh), strict=True):
+            result[i] = example
+    return result
+
+
+def _enough_embeddings(examples: Sequence[Example]) -> bool:
+    labels = [example.label for example in examples if example.embedding is not None]
+    enough = min(sum(labels), len(labels) - sum(labels)) >= LEAST_EMBEDDINGS
+    if not enough:
+        log.info("nothing learned from embeddings: %d labelled, %d of road work", len(labels), sum(labels))
+    return enough
+
+
+def _with_member(candidate: Candidate, key: str) -> Candidate:
+    profile = candidate.profile
+    if key in {member.model for member in profile.members}:
+        return candidate
+    first = profile.tiers[0]
+    widened = first.model_copy(update={"members": (*first.members, Member(model=key))})
+    return replace(candidate, profile=profile.model_copy(update={"tiers": (widened, *profile.tiers[1:]), "fit": None}))
+
+
+def _head(examples: Sequence[Example]) -> Weights:
+    usable = [example for example in examples if example.embedding is not None]
+    return Weights.of(_vectors(usable), np.array([example.label for example in usable], dtype=np.int64))
+
+
+def _memory(examples: Sequence[Example]) -> Memory:
+    usable = [example for example in examples if example.embedding is not None]
+    memory = Memory(_no_pictures)
+    labels = np.array([example.label for example in usable], dtype=np.int64)
+    memory.replace(_vectors(usable), labels, np.array([example.representative for example in usable]))
+    return memory
+
+
+def _no_pictures(frames: Sequence[Frame]) -> Vectors:
+    raise ModelUnavailable("this memory is a version's: build models.memory.Memory with an embedder and its path")
+
+
+def _with_opinion(example: Example, key: str, z: float) -> Example:
     verdict = example.record.verdict
-    others = tuple(opinion for opinion in verdict.opinions if opinion.model != HEAD)
-    said = replace(verdict, opinions=(*others, Opinion(HEAD, z, 1.0)))
+    others = tuple(opinion for opinion in verdict.opinions if opinion.model != key)
+    said = replace(verdict, opinions=(*others, Opinion(key, z, 1.0)))
     return replace(example, record=replace(example.record, verdict=said))
 
 
-def _vectors(examples: Sequence[Example]) -> NDArray[np.float32]:
+def _vectors(examples: Sequence[Example]) -> Vectors:
     return np.stack([example.embedding for example in examples if example.embedding is not None])
 
 
@@ -319,8 +374,11 @@ class Versions:
         path = self.profile_path(name) if name else None
         if path is None:
             return Candidate(fallback)
-        head = path.with_name("head.json")
-        return Candidate(load(path), Weights.read(head) if head.is_file() else None)
+        head, memories = path.with_name("head.json"), path.with_name("memory.npz")
+        memory = Memory(_no_pictures, memories) if memories.is_file() else None
+        if memory is not None:
+            memory.load("cpu")
+        return Candidate(load(path), Weights.read(head) if head.is_file() else None, memory)
 
     def write(self, candidate: Candidate) -> str:
         """Put a candidate on disk. Gives its name."""
@@ -332,8 +390,10 @@ class Versions:
         path.write_text(to_toml(candidate.profile), encoding="utf-8")
         if candidate.profile.fit:
             fit_path(path).write_text(candidate.profile.fit.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        if candidate.head:
+        if candidate.head is not None:
             candidate.head.save(draft / "head.json")
+        if candidate.memory is not None:
+            candidate.memory.save(draft / "memory.npz")
         load(path)  # what cannot be read back is never put in force
         draft.rename(self.directory / name)
         return name

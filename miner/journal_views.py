@@ -158,6 +158,11 @@ class Views:
         """Pictures labelled in [since, until), each with its newest opinions and the vector of `embedder`."""
         return [_example(row) for row in self._rows(_LABELLED, (embedder, since, until))]
 
+    def labelled_share(self, since: float) -> tuple[int, int]:
+        """Labels of representative pictures since a Unix time, and how many of them are road work."""
+        (n, roadwork) = self._rows(_LABELLED_SHARE, (since,))[0]
+        return n, roadwork or 0
+
     def waiting(self, most: int = 500) -> list[Candidate]:
         """Kept pictures that nobody labelled, the most valuable first."""
         return [_candidate(row) for row in self._rows(_WAITING, (most,))]
@@ -256,6 +261,8 @@ _LABELLED = """SELECT p.sha256, p.width, p.height, p.label, p.labelled, p.label_
     JOIN names v ON v.id = r.version LEFT JOIN kept k ON k.picture = p.id
     LEFT JOIN embeddings e ON e.picture = p.id AND e.model = ?
     WHERE p.label IS NOT NULL AND p.labelled >= ? AND p.labelled < ? ORDER BY p.labelled, p.id"""
+_LABELLED_SHARE = """SELECT count(*), sum(p.label) FROM pictures p LEFT JOIN kept k ON k.picture = p.id
+    WHERE p.label IS NOT NULL AND p.labelled >= ? AND (p.label_source <> 'human' OR k.lot = 1)"""
 _WAITING = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, k.lot, NULL FROM kept k
     JOIN pictures p ON p.id = k.picture WHERE k.reviewed = 0 ORDER BY k.value DESC LIMIT ?"""
 _DRAWN = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, k.lot, NULL FROM kept k

@@ -3,6 +3,7 @@
     learning = Learning(settings.state, engine.decide, lambda: engine.profile)
     Service(learning.decide, ..., observers=[..., learning.observe])
     health_app(..., [*dashboard.routes(), *learning.routes(guard)])
+    learning.refresh()  # every hour, in a thread
     learning.close()
 
 The order of the wrappers: a repeat is answered before anything else; what is new goes to the cascade, its verdict past
@@ -12,12 +13,10 @@ the shadow (a staged candidate) and through the correction for a shifted prevale
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from starlette.routing import Route
 
 from cascade.profile import Profile, load
@@ -25,12 +24,11 @@ from miner.drift import Alarm, Corrected, Watch
 from miner.duplicates import Duplicates, Repeats, finder
 from miner.improve import Shadow, Versions
 from miner.journal import Counts, Embed, Journal, Keep
-from miner.journal_views import Example, Views
+from miner.journal_views import Views, days_ago
 from miner.review import Guard, loopback_only, routes
 from miner.service import Answered, Decide
-from models.memory import Memory
 
-log = logging.getLogger(__name__)
+LABELS_COUNT = 14.0  # days that a label says something of today's share of road work
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +94,11 @@ class Learning:
         """The review page."""
         return routes(self.journal, guard)
 
+    def refresh(self) -> None:
+        """What needs the journal: the labels' share and PSI, for the watch. Every hour or so, in a thread."""
+        self.watch.told(*self.views.labelled_share(days_ago(LABELS_COUNT)))
+        self.watch.compare(self.views)
+
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """Drift of the last day."""
@@ -129,12 +132,3 @@ def profile_in_force(state: Path, own: str) -> Profile:
     Raises ProfileError.
     """
     return load(Versions(state / "versions").profile_path() or own)
-
-
-def remember(memory: Memory, examples: Iterable[Example]) -> int:
-    """Give the memory every labelled picture that has a vector, oldest first; how many those are."""
-    known = [(e.embedding, e.label, e.representative) for e in examples if e.embedding is not None]
-    if known:
-        vectors, labels, honest = zip(*known, strict=True)
-        memory.replace(np.stack(vectors), np.array(labels), np.array(honest))
-    return len(known)

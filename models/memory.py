@@ -10,7 +10,6 @@ Up to some 50,000 memories numpy finds neighbours in milliseconds; above that pa
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,7 +84,8 @@ class _Store:
 
 
 class Memory:
-    """A member that knows labelled pictures. `replace` gives it new ones, from any thread, between two calls.
+    """A member that knows labelled pictures. What it knows is part of a version, as weights are (`miner.improve`): new
+    labels reach it through the gate.
 
     embed: pictures to vectors (N, D), any scale. path: an .npz file written by `save`, read by `load`. bound: most
     memories; beyond, the oldest of the more frequent label go first. k: neighbours asked.
@@ -103,8 +103,7 @@ class Memory:
         self._embed, self._path, self._bound, self._k, self._make_index = embed, path, bound, k, make_index
         self._spec = ModelSpec(key, "nearest neighbours", "numpy", "Memory")
         self._store: _Store | None = None
-        self._held: tuple[Vectors, NDArray[np.int64]] | None = None
-        self._lock = threading.Lock()
+        self._held: tuple[Vectors, NDArray[np.int64], NDArray[np.bool_]] | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -120,9 +119,10 @@ class Memory:
         try:
             with np.load(self._path, allow_pickle=False) as held:
                 vectors, labels = held["vectors"].astype(np.float32), held["labels"].astype(np.int64)
+                representative = held["representative"].astype(bool)
         except (OSError, ValueError, KeyError) as error:
             raise BadWeights(f"{self._path}: expected a memory (vectors, labels), {error}; delete it") from error
-        self.replace(vectors, labels)
+        self.replace(vectors, labels, representative)
 
     def warm_up(self) -> None:
         self._embed([Frame.of(np.zeros((224, 224, 3), dtype=np.uint8))])
@@ -135,9 +135,7 @@ class Memory:
         if store is None:
             took = 1e3 * (time.perf_counter() - started)
             return [Opinion(self._spec.key, 0.0, took, {"novelty": 1.0, "memories": len(self)}) for _ in frames]
-        where, similarity = store.index.search(vectors, self._k)
-        raw = votes(similarity, store.labels[where], _balance(store.labels))
-        logits = np.clip(store.slope * raw + store.bias, -MAX_LOGIT, MAX_LOGIT)
+        logits, similarity = self._asked(store, vectors)
         nearer = len(store.nearest) - np.searchsorted(store.nearest, similarity[:, 0], side="right")
         novelties = nearer / len(store.nearest)
         took = 1e3 * (time.perf_counter() - started)
@@ -145,6 +143,10 @@ class Memory:
             Opinion(self._spec.key, float(z), took, {"novelty": round(float(new), 4), "nearest": round(float(near), 4)})
             for z, new, near in zip(logits, novelties, similarity[:, 0], strict=True)
         ]
+
+    def logits(self, vectors: Vectors) -> NDArray[np.float64]:
+        """Log-odds at even odds (N,) of embeddings (N, D) of any scale; 0 where nothing can be said yet."""
+        return np.zeros(len(vectors)) if self._store is None else self._asked(self._store, unit(vectors))[0]
 
     def close(self) -> None:
         self._store = None
@@ -160,22 +162,28 @@ class Memory:
         if vectors.ndim != 2 or labels.shape != (len(vectors),) or not np.isin(labels, (0, 1)).all():
             raise ValueError(f"expected (N, D) vectors and N labels 0 or 1, got {vectors.shape} and {labels.shape}")
         kept = bounded(labels, self._bound)
-        honest = np.flatnonzero(np.ones(len(kept), dtype=bool) if representative is None else representative[kept])
+        honest = np.ones(len(kept), dtype=bool) if representative is None else representative[kept]
         vectors, labels = unit(vectors[kept]), labels[kept].astype(np.int64)
         store = None
-        if min(int(labels[honest].sum()), len(honest) - int(labels[honest].sum())) >= LEAST:
-            store = _built(self._make_index(), vectors, labels, self._k, honest)
-        with self._lock:
-            self._held, self._store = (vectors, labels), store
+        if min(int(labels[honest].sum()), int(honest.sum()) - int(labels[honest].sum())) >= LEAST:
+            store = _built(self._make_index(), vectors, labels, self._k, np.flatnonzero(honest))
+        self._held, self._store = (vectors, labels, honest), store
 
-    def save(self) -> None:
-        """Write all memories to `path`, all or nothing (half precision: 2 bytes a number)."""
-        if self._path is None or self._held is None:
+    def save(self, path: Path) -> None:
+        """Write all memories for `load`, all or nothing (half precision: 2 bytes a number)."""
+        if self._held is None:
             return
-        vectors, labels = self._held
-        draft = self._path.with_suffix(".new.npz")
-        np.savez(draft, vectors=vectors.astype(np.float16), labels=labels.astype(np.int8))
-        draft.replace(self._path)
+        vectors, labels, honest = self._held
+        draft = path.with_suffix(".new.npz")
+        held = {"vectors": vectors.astype(np.float16), "labels": labels.astype(np.int8), "representative": honest}
+        np.savez(draft, **held)  # type: ignore[arg-type]
+        draft.replace(path)
+
+    def _asked(self, store: _Store, vectors: Vectors) -> tuple[NDArray[np.float64], Vectors]:
+        """Log-odds (N,) and the neighbours' similarities (N, k)."""
+        where, similarity = store.index.search(vectors, self._k)
+        raw = votes(similarity, store.labels[where], _balance(store.labels))
+        return np.clip(store.slope * raw + store.bias, -MAX_LOGIT, MAX_LOGIT), similarity
 
 
 def unit(vectors: NDArray[Any]) -> Vectors:

@@ -19,6 +19,7 @@ from cascade.trace import Record, write
 from cascade.verdict import Source, Verdict
 from miner.improve import (
     HEAD,
+    MEMORY,
     STEPS,
     Candidate,
     Comparison,
@@ -38,7 +39,7 @@ from miner.improve import (
     to_toml,
 )
 from miner.journal_views import Example
-from models.base import Frame, Opinion
+from models.base import Frame, ModelUnavailable, Opinion
 from models.metrics import mcc
 from tests.journal.making import verdict
 
@@ -255,7 +256,7 @@ def test_too_few_labels_to_fit_say_so(versions: Versions) -> None:
     few = data(bias=0.0, n=30)
     with pytest.raises(ImproveError, match="label more"):
         improve(few, versions, OWN)
-    with pytest.raises(ImproveError, match="known: head, refit"):
+    with pytest.raises(ImproveError, match="known: head, memory, refit"):
         improve(few, versions, OWN, steps=["distil"])
 
 
@@ -332,9 +333,23 @@ def test_a_head_becomes_a_member_and_helps(versions: Versions) -> None:
     assert again.head.n == 150
 
 
-def test_without_embeddings_there_is_no_head() -> None:
+@pytest.mark.parametrize("step", ["head", "memory"])
+def test_without_embeddings_nothing_is_learned_from_them(step: str) -> None:
     candidate = Candidate(OWN)
-    assert retrain_head(examples(500, 0), candidate) is candidate
+    assert STEPS[step](examples(500, 0), candidate) is candidate
+
+
+def test_a_memory_is_part_of_the_version_and_judged_with_it(versions: Versions) -> None:
+    train, others = (examples(n, seed, embeddings=True) for seed, n in enumerate((300, 200)))
+    candidate = STEPS["memory"](train, Candidate(OWN))
+    assert MEMORY in {member.model for member in candidate.profile.tiers[0].members}
+    labels = np.array([e.label for e in others])
+    without, with_it = (c.probabilities(others) for c in (Candidate(OWN), candidate))
+    assert mcc(labels, with_it) > mcc(labels, without) + 0.05
+    again = versions.read(versions.write(candidate), OWN)
+    assert again.probabilities(others) == pytest.approx(with_it, abs=0.05)
+    with pytest.raises(ModelUnavailable, match="embedder"):
+        again.memory.assess([frame(1)])  # type: ignore[union-attr]
 
 
 def test_the_fusion_learns_from_opinions_of_heads_that_did_not_know_the_picture() -> None:
@@ -344,7 +359,8 @@ def test_the_fusion_learns_from_opinions_of_heads_that_did_not_know_the_picture(
     ]
     head = retrain_head(noise, Candidate(OWN)).head
     assert head is not None
-    honest = [next(o.logit for o in e.record.verdict.opinions if o.model == HEAD) for e in cross_fitted(noise, head)]
+    fitted = cross_fitted(noise, Candidate(OWN, head))
+    honest = [next(o.logit for o in e.record.verdict.opinions if o.model == HEAD) for e in fitted]
     labels = np.array([e.label for e in noise])
     seen = head.logits(np.stack([e.embedding for e in noise if e.embedding is not None]))
     assert np.mean((seen > 0) == labels) > 0.75  # it knows its training set by heart

@@ -15,13 +15,11 @@ from cascade.profile import ProfileError
 from cascade.verdict import Verdict
 from miner.improve import Candidate, Comparison, Judgement, Versions
 from miner.journal_views import Views
-from miner.learning import Habits, Learning, profile_in_force, remember, version_of
+from miner.learning import Habits, Learning, profile_in_force, version_of
 from miner.service import Service
 from models.base import Frame, Opinion
-from models.memory import Memory
 from tests.journal.making import frame_of, jpeg_of, verdict
-from tests.journal.test_improve import OWN, SAYS_YES, examples
-from tests.journal.test_memory import embed
+from tests.journal.test_improve import OWN, SAYS_YES
 
 IT = Judgement(Comparison(100, 50, 0.5, 0.6, 0.1, 0.0), None, None, ())
 
@@ -56,6 +54,8 @@ async def test_an_answer_is_on_record_repeated_at_once_and_reviewable(tmp_path: 
     app = Starlette(routes=learning.routes())  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         assert (await client.get("/review")).status_code == 200
+    learning.refresh()
+    assert learning.views.labelled_share(0.0) == (2, 2)
     assert learning.alarms == ()
     learning.close()
     learning.close()
@@ -104,11 +104,3 @@ async def test_a_reload_changes_the_version(tmp_path: Path) -> None:
     learning.journal.flush()
     assert len(learning.views.stats()["versions"]) == 2
     learning.close()
-
-
-def test_the_memory_grows_with_the_labels(tmp_path: Path) -> None:
-    memory = Memory(embed)
-    assert remember(memory, examples(100, 0)) == 0
-    assert len(memory) == 0
-    assert remember(memory, examples(100, 0, embeddings=True)) == 100
-    assert len(memory) == 100

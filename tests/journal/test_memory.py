@@ -111,7 +111,7 @@ def test_it_is_written_and_read_again(tmp_path: Path) -> None:
     first, again = (Memory(embed, tmp_path / "memory.npz") for _ in range(2))
     first.load("cpu")  # nothing there yet
     first.replace(*world(300, 0))
-    first.save()
+    first.save(tmp_path / "memory.npz")
     again.load("cpu")
     frames = [picture(v) for v in world(20, 1)[0]]
     assert len(again) == 300
