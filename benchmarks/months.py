@@ -64,7 +64,6 @@ SECOND_LOOKS = 20
 TESTNET = 0.03  # share of requests that carry the truth
 LEARNING = ("head", "memory", "refit")
 BASE = 2400  # labelled pictures before week 0: what fits learn from, and the gate set
-RECENT = 900  # newest training pictures a fit learns from
 START = 1_767_225_600.0  # Thursday, 1 January 2026
 WEEK = 7 * 86400.0
 EMBEDDER = "simulated"
@@ -195,7 +194,6 @@ class Arm:
         self._review(0.25 if 15 <= week <= 17 else 0.04, truth)
         self.watch.told(*self.views.labelled_share(self.now - 2 * WEEK))
         data = assemble(self.views.labelled(embedder=EMBEDDER), self.start.base, self.versions.gate_file)
-        data = Data(_recent(data.train), data.gate, data.week)
         try:
             name, judgement = (improve if self.gated else ungated)(data, self.versions, OWN, LEARNING)
         except ImproveError as error:
@@ -242,12 +240,6 @@ def quick_refit(examples: Sequence[Example], candidate: Candidate) -> Candidate:
     records = [example.record for example in cross_fitted(examples, candidate) if example.representative]
     plain = candidate.profile.model_copy(update={"fit": None})
     return replace(candidate, profile=plain.model_copy(update={"fit": fit.learn(fit.Data.of(records, plain), plain)}))
-
-
-def _recent(train: Sequence[Example]) -> tuple[Example, ...]:
-    """The newest `RECENT` representative pictures, and all of the others."""
-    honest = [example for example in train if example.representative]
-    return tuple([example for example in train if not example.representative] + honest[-RECENT:])
 
 
 def ungated(data: Data, versions: Versions, own: Profile, steps: Sequence[str]) -> tuple[str, Judgement]:
@@ -307,6 +299,7 @@ def main() -> None:
             shift = arms[1].watch.shift
             line = "  ".join(f"{arm.name} {arm.weekly[-1]:.3f}" for arm in arms)
             print(f"week {week:2d}  {line}  (loop's correction {shift:+.2f})", flush=True)
+        arms[1].versions.rollback(who="the end of the simulation")
         audit = arms[1].versions.audit()
     finally:
         for arm in arms:
@@ -326,9 +319,9 @@ def report(arms: Sequence[Arm], audit: Sequence[dict[str, object]], out: Path, s
     events = [str(line["event"]) for line in audit]
     print(f"\nwith the loop: {events.count('promoted')} promoted, {events.count('refused')} refused")
     print("\n".join(arms[1].events))
-    print("\nfirst and last lines of the audit log")
-    for line in [*audit[:2], *audit[-1:]]:
-        print(json.dumps(line))
+    print("\nfrom the audit log: the last promotion, the last refusal, the rollback")
+    for event in ("promoted", "refused", "rollback"):
+        print(json.dumps([line for line in audit if line["event"] == event][-1]))
     (out / "months-2026-11-23.svg").write_text(plot(arms, seed), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@
 - Prevalence: the share of road work that explains the calibrated probabilities best (Saerens et al. 2002, EM), put
   together with the share among recent labels that nobody picked for being hard. The first believes that only the share
   changed, and bad weather that makes clear streets look like road work fools it; so it is never trusted to less than
-  +-0.1, and moves nothing by itself short of a share below 0.3 or above 0.7. What both say beyond doubt is corrected
+  +-0.1, and moves nothing by itself short of a share below 0.25 or above 0.75. What both say beyond doubt is corrected
   in log-odds, slowly and within limits.
 - PSI (population stability index) of the journal's daily score histograms, for the months that nobody watched.
 """
@@ -59,7 +59,7 @@ class Limits:
     move at a time, and may reach. psi: index that is an alarm."""
 
     threshold: float = 1e6
-    sure: float = 2.0
+    sure: float = 2.5
     doubt: float = 0.1
     step: float = 0.1
     most: float = 1.0

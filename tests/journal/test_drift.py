@@ -91,7 +91,7 @@ def test_the_share_of_road_work_is_found_without_a_label(share: float) -> None:
 
 def test_a_shift_beyond_doubt_is_corrected_and_pays() -> None:
     watching = watch(QUIET)
-    p, labels = scores(6000, 0.25, 4)
+    p, labels = scores(6000, 0.2, 4)
     show(watching, p)
     assert watching.prevalence == pytest.approx(0.27, abs=0.04)  # as far as the limit of 1.0 in log-odds lets it
     corrected = sigmoids(np.log(p / (1 - p)) + watching.shift)
