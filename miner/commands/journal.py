@@ -44,7 +44,9 @@ class Label(Settings):
 
 def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
-    run = {"stats": _stats, "export": _export, "label": _label}.get(words[0] if words else "stats")
+    if not words or words[0].startswith("-"):
+        words.insert(0, "stats")
+    run = {"stats": _stats, "export": _export, "label": _label}.get(words[0])
     if run is None:
         raise UsageError(f"unknown: journal {words[0]!r}; known: journal stats, journal export DIR, journal label FILE")
     try:

@@ -37,7 +37,7 @@ def test_stats_for_programs_and_people(lived: Path, capsys: pytest.CaptureFixtur
     assert main(["journal", "stats", "--json", *STATE]) == 0
     stats = json.loads(capsys.readouterr().out)
     assert (stats["requests"], stats["kept"], stats["labels"]) == (7, 6, {"testnet": 4})
-    assert main(["journal", "stats", *STATE]) == 0
+    assert main(["journal", *STATE]) == 0
     assert "7 requests; 6 pictures ever" in capsys.readouterr().out
 
 
