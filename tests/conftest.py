@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from miner.chain import logging_kept
+
+with logging_kept():  # the SDK silences every logger there is when it is imported: let that happen before any test
+    import bittensor  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Train, evaluate and export the embedded network: one command, read from top to bottom in `main`.
 
-    python -m models.training.embedded --data ../shared/data/streets --out models/embedded
+    python -m models.training.embedded --data ../shared/data/streets --out models/embedded --device cuda
 
-Needs the extra `train`. About an hour on two cores; what it computes is kept under --work and used again.
+Needs the extra `train`. About ten minutes on one card. Without `--device cuda` a smaller run, which trains the upper
+half of the network, takes about an hour on two cores. What is computed is kept under --work and used again.
 """
 
 from __future__ import annotations
@@ -58,7 +59,11 @@ def run(
     training = bank(training_views(trainable, close_ups(options.data), settings), settings, work / "maps")
     tested = {k: bank(evaluation_views(pictures, [k], settings), settings, work / "maps") for k in options.views}
     scores = evaluate.out_of_fold(pictures, folds, training, tested, settings, work / options.name)
-    found = {"name": options.name, "settings": settings, **evaluate.results(scores, folds, settings["seed"])}
+    found = {
+        "name": options.name,
+        "settings": settings,
+        **evaluate.results(scores, folds, settings["seed"], settings["unlike"]),
+    }
     (work / f"{options.name}.json").write_text(json.dumps(found, indent=1))
     (work / f"{options.name}.md").write_text(evaluate.markdown(found))
     log.info("figures in %s", work / f"{options.name}.md")
@@ -66,7 +71,7 @@ def run(
         network = evaluate.network_without("final", (), training, settings, work / options.name)
         options.out.mkdir(parents=True, exist_ok=True)
         difference = export.write_onnx(network, options.out / "roadwork.onnx")
-        calibration = evaluate.calibrate_all(scores, settings["seed"])
+        calibration = evaluate.calibrate_all(scores, settings["seed"], settings["unlike"])
         export.write_calibration(calibration, evaluate.share(scores), options.out / "calibration.json")
         facts = {
             "out_of_fold": _headline(found, folds),
@@ -94,6 +99,7 @@ def _headline(found: Mapping[str, Any], folds: evaluate.Folds) -> dict[str, Any]
     return {
         kind: {
             "pooled": {m: kinds[kind]["pooled"][m] for m in ("mcc", "auc", "ece")},
+            "streets": {m: kinds[kind]["streets"][m] for m in ("mcc", "auc", "ece")},
             "folds_mcc": {name: kinds[kind]["folds"][name]["mcc"] for name in folds if name in kinds[kind]["folds"]},
         }
         for kind in kinds
@@ -101,7 +107,7 @@ def _headline(found: Mapping[str, Any], folds: evaluate.Folds) -> dict[str, Any]
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    settings = tomllib.loads(options.settings.read_text())
+    settings = tomllib.loads((options.settings or HERE / f"{options.device}.toml").read_text())
     if options.quick:
         for table, values in QUICK.items():
             settings[table].update(values)
@@ -119,7 +125,7 @@ def _change(settings: dict[str, Any], change: str) -> None:
     for part in above:
         table = table.get(part, {})
     if key not in table:
-        raise ValueError(f"--set {change}: expected a name out of settings.toml, for example fit.steps=400")
+        raise ValueError(f"--set {change}: expected a name out of the settings, for example fit.steps=400")
     table[key] = tomllib.loads(f"value = {value}")["value"]
 
 
@@ -129,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=HERE.parent / "embedded", help="where the shipped files go")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "streetvision-training")
     parser.add_argument("--name", default="run", help="of this run's folds and figures below --work")
-    parser.add_argument("--settings", type=Path, default=HERE / "settings.toml")
+    parser.add_argument("--settings", type=Path, help="default: cpu.toml or cuda.toml beside this file, by --device")
     parser.add_argument("--folds", type=Path, default=HERE / "folds.toml")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting")
     parser.add_argument("--views", nargs="+", default=list(evaluate.SERVED), choices=EVALUATED, help="views to score")

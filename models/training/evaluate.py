@@ -39,6 +39,11 @@ class Scores:
     groups: NDArray[np.str_]
     logits: Mapping[str, NDArray[np.float64]]
 
+    def of(self, rows: NDArray[np.bool_]) -> Scores:
+        """Those of some pictures."""
+        logits = {kind: values[rows] for kind, values in self.logits.items()}
+        return Scores(self.labels[rows], self.sources[rows], self.groups[rows], logits)
+
 
 def check_folds(pictures: Sequence[Labelled], folds: Folds) -> None:
     """Raises ValueError unless every source lies in exactly one fold."""
@@ -82,6 +87,9 @@ def out_of_fold(
 
 def _side_by_side(folds: Folds, training: Bank, settings: Mapping[str, Any], folder: Path) -> None:
     """Train every fold's network in a process of its own: one alone leaves a card mostly idle."""
+    folds = {name: held_out for name, held_out in folds.items() if not (folder / f"fold-{name}.pt").exists()}
+    if not folds:
+        return
     with ProcessPoolExecutor(len(folds), mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(network_without, k, held_out, training, settings, folder) for k, held_out in folds.items()]
         for job in jobs:
@@ -147,25 +155,23 @@ def best_threshold(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> fl
     return float((logits[order[best]] + logits[order[best + 1]]) / 2)
 
 
-def calibrate_all(scores: Scores, seed: int = 0) -> Calibration:
-    """The calibration that ships: fitted on every source, in every kind of picture that is served."""
+def calibrate_all(scores: Scores, seed: int = 0, unlike: Sequence[str] = ()) -> Calibration:
+    """The calibration that ships: fitted on every source, in every kind of picture that is served.
+
+    unlike: sources whose pictures are not what validators send, which must not set the threshold for those that are.
+    """
+    scores = scores.of(~np.isin(scores.sources, unlike))
     kinds = [k for k in SERVED if k in scores.logits]
     logits = np.concatenate([scores.logits[k] for k in kinds])
     return calibrate(np.tile(scores.labels, len(kinds)), logits, np.tile(scores.sources, len(kinds)), seed)
 
 
-def calibrated(scores: Scores, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+def calibrated(scores: Scores, seed: int = 0, unlike: Sequence[str] = ()) -> dict[str, NDArray[np.float64]]:
     """Probabilities by kind of view; those of a source come from a calibration fitted on all other sources."""
     result = {kind: np.zeros(len(scores.labels)) for kind in scores.logits}
     for source in np.unique(scores.sources):
         own = scores.sources == source
-        rest = Scores(
-            scores.labels[~own],
-            scores.sources[~own],
-            scores.groups[~own],
-            {k: v[~own] for k, v in scores.logits.items()},
-        )
-        calibration = calibrate_all(rest, seed)
+        calibration = calibrate_all(scores.of(~own), seed, unlike)
         for kind, logits in scores.logits.items():
             result[kind][own] = probability(calibration.slope * (logits[own] - calibration.shift))
     return result
@@ -176,9 +182,13 @@ def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-np.clip(log_odds, -50, 50)))
 
 
-def results(scores: Scores, folds: Folds, seed: int = 0) -> dict[str, Any]:
-    """Every figure of the report, ready for JSON: pooled, per fold and per source, for each kind of view."""
-    after = calibrated(scores, seed)
+def results(scores: Scores, folds: Folds, seed: int = 0, unlike: Sequence[str] = ()) -> dict[str, Any]:
+    """Every figure of the report, ready for JSON: pooled, per fold and per source, for each kind of view.
+
+    "streets" pools all sources but those that are `unlike` what validators send.
+    """
+    after = calibrated(scores, seed, unlike)
+    streets = ~np.isin(scores.sources, unlike)
     found: dict[str, Any] = {"kinds": {}}
     for kind, p in after.items():
         raw = probability(scores.logits[kind])
@@ -194,6 +204,7 @@ def results(scores: Scores, folds: Folds, seed: int = 0) -> dict[str, Any]:
         }
         found["kinds"][kind] = {
             "pooled": metrics.summary(scores.labels, p, seed),
+            "streets": metrics.summary(scores.labels[streets], p[streets], seed),
             "pooled_by_group": metrics.summary(scores.labels, p, seed, groups=scores.groups.tolist()),
             "ece_before": metrics.ece(scores.labels, raw),
             "mcc_before": metrics.mcc(scores.labels, raw),
@@ -218,13 +229,15 @@ def markdown(found: Mapping[str, Any]) -> str:
     """The tables of a results page."""
     kinds = found["kinds"]
     lines = ["| view | n | road work | MCC | AUC | accuracy | ECE before | ECE after | Brier |", "|---|" + "---|" * 8]
-    for kind, r in kinds.items():
-        s = r["pooled"]
-        cells = [_cell(s[m]) for m in ("mcc", "auc", "accuracy")]
-        lines.append(
-            f"| {kind} | {s['n']} | {s['positives']} | {' | '.join(cells)} | {r['ece_before']:.3f} "
-            f"| {_cell(s['ece'])} | {_cell(s['brier'])} |"
-        )
+    for pool in ("pooled", "streets"):
+        for kind, r in kinds.items():
+            s = r[pool]
+            cells = [_cell(s[m]) for m in ("mcc", "auc", "accuracy")]
+            before = f"{r['ece_before']:.3f}" if pool == "pooled" else "-"
+            lines.append(
+                f"| {kind}, {pool} | {s['n']} | {s['positives']} | {' | '.join(cells)} | {before} "
+                f"| {_cell(s['ece'])} | {_cell(s['brier'])} |"
+            )
     for title, part in (("fold", "folds"), ("source", "sources")):
         lines += ["", f"| {title} | n | road work | " + " | ".join(f"MCC {k}" for k in kinds) + " | accuracy native |"]
         lines.append("|---|" + "---|" * (len(kinds) + 3))

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Bank:
-    """Feature maps (float16) or pixels (uint8) of views, one after the other in `values`.
+    """Feature maps (float16) or pixels (uint8) of views, one after the other in `file`.
 
     View i: (H, W, C) = shapes[i], from starts[i] on.
     """
 
     views: Sequence[View]
-    values: NDArray[Any]
+    file: Path
     starts: NDArray[np.int64]
     shapes: NDArray[np.int64]
 
@@ -48,6 +49,14 @@ class Bank:
         with torch.autocast(device, torch.bfloat16):
             return network.upper(x, cut) if cut else network(x)
 
+    @cached_property
+    def values(self) -> NDArray[Any]:
+        """The file, mapped; another process maps it anew, so that a bank is cheap to hand over."""
+        return np.memmap(self.file, dtype=np.uint8 if self.shapes[0][2] == 3 else np.float16, mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "values"}
+
     def _map(self, i: int) -> NDArray[Any]:
         height, width, channels = self.shapes[i]
         return self.values[self.starts[i] : self.starts[i] + height * width * channels].reshape(height, width, channels)
@@ -55,7 +64,6 @@ class Bank:
 
 def bank(views: Sequence[View], settings: Mapping[str, Any], folder: Path) -> Bank:
     """What `views` look like after the first `cut` blocks, computed unless `folder` has it."""
-    kind = np.float16 if settings["cut"] else np.uint8
     name = hashlib.sha256(f"{settings['variant']} {settings['cut']} {views}".encode()).hexdigest()[:16]
     values, index = folder / f"{name}.maps", folder / f"{name}.json"
     if not index.exists():
@@ -65,7 +73,7 @@ def bank(views: Sequence[View], settings: Mapping[str, Any], folder: Path) -> Ba
         index.write_text(json.dumps(shapes))
     shapes = np.array(json.loads(index.read_text()), dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(shapes.prod(1))])[:-1]
-    return Bank(views, np.memmap(values, dtype=kind, mode="r"), starts, shapes)
+    return Bank(views, values, starts, shapes)
 
 
 @torch.inference_mode()
