@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from miner.gpu import NoCards, cards
 from miner.settings import Settings, UsageError
 from models.base import Frame, Model, ModelError
 from models.catalog import build, find
+
+MODELS = Path(__file__).parent.parent / "models"
 
 
 def profile_of(settings: Settings) -> Profile:
@@ -47,6 +50,13 @@ def _card(settings: Settings) -> str:
 def fresh_model(key: str) -> Model:
     """One model of the catalog, not loaded: what the engine puts in the place of one that hangs."""
     return build([key])[key]
+
+
+def revision() -> str:
+    """Names the weights and tables that ship, so that an answer is never repeated across a change of them."""
+    named = ("embedded/model_card.json", "embedded/calibration.json", "catalog.toml", "ocr_phrases.toml")
+    digest = hashlib.sha256(b"".join((MODELS / name).read_bytes() for name in named))
+    return digest.hexdigest()[:16]
 
 
 @asynccontextmanager

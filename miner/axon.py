@@ -153,7 +153,7 @@ class Axon:
         self._cheap_answer = cheap_answer
         self._prior = prior
         self._observe = observe
-        self._lanes = Lanes(self.limits.in_flight, self.limits.waiting)
+        self.lanes = Lanes(self.limits.in_flight, self.limits.waiting)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -216,12 +216,12 @@ class Axon:
             return max(0.0, admission.timeout - (time.perf_counter() - started))
 
         try:
-            if not await self._lanes.enter(admission.priority, patience=left() - self.limits.reserve):
+            if not await self.lanes.enter(admission.priority, patience=left() - self.limits.reserve):
                 return await self._guard(self._cheap_answer, image, label, admission, left(), "shed")
             try:
                 return await self._guard(self._answer, image, label, admission, left(), "answered")
             finally:
-                self._lanes.leave()
+                self.lanes.leave()
         except asyncio.CancelledError:  # the server is stopping and has given this request up
             log.warning("%s got the prior: the miner is stopping", admission.hotkey)
             return "guarded", self._prior

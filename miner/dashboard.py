@@ -140,13 +140,15 @@ class Dashboard:
         if not (self._loopback or self._token):
             return [Route("/", _closed)]
         return [
-            Route("/", self._guarded(self._page)),
-            Route("/dashboard/state.json", self._guarded(self._state)),
-            Route("/dashboard/pictures/{number:int}.jpg", self._guarded(self._picture)),
+            Route("/", self.guarded(self._page)),
+            Route("/dashboard/state.json", self.guarded(self._state)),
+            Route("/dashboard/pictures/{number:int}.jpg", self.guarded(self._picture)),
         ]
 
-    def _guarded(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def guarded(request: Request) -> Response:
+    def guarded(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """`handler` for those only who may see the dashboard."""
+
+        async def checked(request: Request) -> Response:
             if not self._token:
                 # A page of the internet can point its own name at 127.0.0.1; the Host header then betrays it.
                 return await handler(request) if loopback(request.url.hostname or "") else _refused(421)
@@ -159,7 +161,7 @@ class Dashboard:
             known = self._knows(request.cookies.get(COOKIE, "")) or self._knows(bearer)
             return await handler(request) if known else _refused(401)
 
-        return guarded
+        return checked
 
     def _knows(self, offered: str) -> bool:
         return hmac.compare_digest(offered.encode(), self._token.encode())

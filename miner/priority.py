@@ -15,7 +15,7 @@ class Lanes:
     """
 
     def __init__(self, in_flight: int, waiting: int) -> None:
-        self._free = in_flight
+        self._free = self._lanes = in_flight
         self._waiting = waiting
         # Sorted, best first. The count keeps equals in order of arrival, and futures from being compared.
         self._queue: list[tuple[Any, int, asyncio.Future[bool]]] = []
@@ -24,6 +24,11 @@ class Lanes:
     def __len__(self) -> int:
         """How many wait."""
         return len(self._queue)
+
+    @property
+    def taken(self) -> int:
+        """How many hold a lane."""
+        return self._lanes - self._free
 
     async def enter(self, priority: tuple[bool, float], patience: float) -> bool:
         """Take a lane; True once it is held, and `leave` must follow.

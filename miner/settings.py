@@ -119,6 +119,10 @@ class Settings(BaseSettings):
     state_dir: Path = Field(
         Path("~/.streetvision"), description="Where the replay store and the chain's last snapshot live."
     )
+    journal: bool = Field(
+        True, description="Keep a journal of every request; a picture that comes again is answered from it."
+    )
+    pictures_gb: float = Field(5.0, ge=0, description="Disk for the pictures worth a label, in GB; 0 keeps none.")
     trace: Path | None = Field(None, description="Write every verdict to this file, one JSON line each.")
 
     # Understood because the official miner.env has them; the profile decides what answers.

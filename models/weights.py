@@ -236,7 +236,7 @@ def _reporting(name: str, report: Report) -> Any:
     """A progress bar that prints nothing and reports what came: the only hook that the hub's downloader has."""
     from tqdm import tqdm
 
-    class Reporting(tqdm):  # type: ignore[misc]
+    class Reporting(tqdm):  # type: ignore[type-arg]  # its stubs are generic, the class is not
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "disable": True})

@@ -23,13 +23,16 @@ import uvloop
 
 from cascade.profile import Profile
 from miner import __version__, systemd
-from miner.assembly import profile_of, running_engine
+from miner.assembly import profile_of, revision, running_engine
 from miner.axon import Axon, Limits, Server, verify_signature
 from miner.chain import ChainError, open_chain, own_address, register_command
-from miner.dashboard import Dashboard, Recent
+from miner.dashboard import Dashboard, Recent, loopback
 from miner.decode import decode
 from miner.gate import Gate, Rules
 from miner.health import Address, HealthServer, Readiness, health_app
+from miner.journal import Keep
+from miner.journal_schema import JournalError
+from miner.learning import Habits, Learning
 from miner.metagraph import Snapshot
 from miner.replay import Replay
 from miner.service import Decide, Observer, Service
@@ -78,6 +81,7 @@ class Miner:
             self.engine = await stack.enter_async_context(running_engine(self.settings, self.profile))
             self.metrics.watch_models(self.engine.state)
             self.metrics.running(__version__, self.profile.name, self.settings.network)
+            self.learning = self._open_learning(stack)
             self.server = await self._start_axon(stack)
             self.watch = await self._start_watch(stack)
             self.metrics.ready.set_function(lambda: float(self.readiness().ready))
@@ -132,24 +136,44 @@ class Miner:
             trace = TraceFile(settings.trace)
             stack.callback(trace.close)
             observers.append(trace.answered)
+        decide: Decide = self.engine.decide
+        if self.learning:
+            decide = self.learning.decide
+            observers.append(self.learning.observe)
         replay = Replay(settings.state / "replay")
         stack.callback(replay.close)
         rules = Rules(settings.force_validator_permit, settings.allow_non_registered, settings.minimum_stake)
         axon = Axon(
             Gate(self.address, self.view, verify_signature, replay, rules),
-            self._service(self.engine.decide, profile, observers).answer,
+            self._service(decide, profile, observers).answer,
             self._service(self.engine.decide_cheap, profile, observers).answer,
             Limits(body=settings.max_body_bytes, in_flight=settings.max_in_flight, waiting=settings.max_waiting),
             prior=profile.prior,
             observe=self.metrics.asked,
         )
-        server = Server(axon, self._host, settings.axon_port)
+        self.metrics.in_flight.set_function(lambda: axon.lanes.taken)
+        self.metrics.waiting.set_function(lambda: len(axon.lanes))
+        server = Server(axon, self._host, settings.axon_port, axon.limits)
         try:
             await server.start()
         except OSError as error:
             raise UsageError(f"axon port {settings.axon_port}: {error.strerror}; choose another: --axon-port") from None
         stack.push_async_callback(server.stop)
         return server
+
+    def _open_learning(self, stack: AsyncExitStack) -> Learning | None:
+        settings = self.settings
+        if not settings.journal:
+            return None
+        keep = Keep(enabled=settings.pictures_gb > 0, quota_gb=settings.pictures_gb)
+        habits = Habits(keep, correct_prevalence=False)  # a shift of the answers by themselves is the operator's choice
+        try:
+            learning = Learning(settings.state, self.engine.decide, lambda: self.engine.profile, habits, revision())
+        except JournalError as error:
+            log.error("serving without a journal: %s", error)
+            return None
+        stack.callback(learning.close)
+        return learning
 
     async def _start_watch(self, stack: AsyncExitStack) -> Watch:
         settings = self.settings
@@ -174,7 +198,10 @@ class Miner:
         dashboard = Dashboard(
             self.recent, self.metrics, self.readiness, self.engine.state, self.view, settings.health_host, token
         )
-        app = health_app(self.readiness, self.metrics.exposition, dashboard.routes())
+        pages = dashboard.routes()
+        if self.learning and (token or loopback(settings.health_host)):
+            pages += self.learning.routes(dashboard.guarded)
+        app = health_app(self.readiness, self.metrics.exposition, pages)
         server = HealthServer(app, settings.health_host, settings.health_port)
         try:
             await server.start()
