@@ -79,6 +79,7 @@ class Miner:
         self._catch_signals()
         async with AsyncExitStack() as stack:
             self.engine = await stack.enter_async_context(running_engine(self.settings, self.profile))
+            await self.engine.canary()  # before anything listens: /readyz must not say yes without it
             self.metrics.watch_models(self.engine.state)
             self.metrics.running(__version__, self.profile.name, self.settings.network)
             self.learning = self._open_learning(stack)
@@ -86,7 +87,6 @@ class Miner:
             self.watch = await self._start_watch(stack)
             self.metrics.ready.set_function(lambda: float(self.readiness().ready))
             await self._start_health(stack)
-            await self.engine.canary()
             log.info("%s serves subnet %d on port %d", self.address, self.settings.subnet, self.server.port)
             await self._until_stopped()
             drained = await self.server.drain(DRAIN_SECONDS)
