@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 import transformers as tf
-from tokenizers import Tokenizer, pre_tokenizers, processors
-from tokenizers.models import WordLevel
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+from tokenizers.models import BPE, WordLevel
 
 from models import boxes, catalog, zero_shot
 
@@ -369,6 +369,103 @@ def yolo(directory: Path) -> None:
             parameter.data.fill_(-50)
             parameter.data[1:3] = torch.tensor([-1.0, -2.0])
     made.save(directory / "yolo26x.pt")
+
+
+# The tokens that Qwen's chat models add to their vocabulary, in their order.
+QWEN_SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<think>",
+    "</think>",
+]
+QWEN_TEMPLATE = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' }}"
+    "{%- if message.content is string %}{{- message.content }}"
+    "{%- else %}{%- for part in message.content %}"
+    "{%- if part.type == 'image' %}{{- '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- else %}{{- part.text }}{%- endif %}"
+    "{%- endfor %}{%- endif %}{{- '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+
+def qwen_tokenizer() -> Any:
+    """Qwen's kind: BPE on bytes, special tokens after the vocabulary, a chat template that places the picture."""
+    inner = Tokenizer(BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=512, initial_alphabet=sorted(alphabet), show_progress=False)
+    answers = ["Yes", "No", "yes", "no", "YES", "NO"]
+    inner.train_from_iterator([" ".join(sentences()), *(answers + [" " + word for word in answers]) * 50], trainer)
+    made = tf.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=QWEN_SPECIAL,
+        model_max_length=4096,
+    )
+    made.chat_template = QWEN_TEMPLATE
+    return made
+
+
+def tiny_qwen3_vl(directory: Path, tie: bool = True) -> None:
+    """Qwen3-VL with 4 + 4 layers and everything that the large ones have: deepstack, mRoPE, grouped queries."""
+    words = qwen_tokenizer()
+    ids = dict(zip(QWEN_SPECIAL, words.convert_tokens_to_ids(QWEN_SPECIAL), strict=True))
+    rope = {"rope_type": "default", "rope_theta": 5000000, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    config = tf.Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "max_position_embeddings": 4096,
+            "rope_parameters": rope,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": tie,
+            "bos_token_id": None,
+            "eos_token_id": words.eos_token_id,
+        },
+        vision_config={
+            "hidden_size": 64,
+            "depth": 4,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "deepstack_visual_indexes": [0, 1, 2],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=tie,
+    )
+    model = randomised(tf.Qwen3VLForConditionalGeneration(config), 1)
+    model.model.language_model.embed_tokens.weight.data *= 10  # so that answers differ by more than rounding
+    for name, parameter in model.named_parameters():  # norms and biases that do nothing prove nothing
+        if parameter.dim() == 1:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+    model.save_pretrained(directory)
+    side = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    pictures = tf.Qwen2VLImageProcessor(size={"shortest_edge": 65536, "longest_edge": 16777216}, **side)
+    videos = tf.Qwen3VLVideoProcessor(**side)
+    tf.Qwen3VLProcessor(pictures, words, videos, chat_template=QWEN_TEMPLATE).save_pretrained(directory)
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
