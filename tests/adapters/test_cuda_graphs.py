@@ -1,0 +1,70 @@
+"""Batches padded, cut and copied out. Recording itself needs a card: here a recording runs its function again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._pytree import tree_map
+
+from models.cuda_graphs import Graphs
+
+
+def record(run: Callable[[], Any], pool: Any) -> tuple[Callable[[], None], Any]:
+    """As on a card: each replay reads the same places and writes over its last outputs."""
+    outputs = run()
+
+    def replay() -> None:
+        tree_map(lambda written, fresh: written.copy_(fresh), outputs, run())
+
+    return replay, outputs
+
+
+def graphs(sizes: tuple[int, ...] = (1, 2, 4)) -> tuple[Graphs, list[int]]:
+    """A function of two arguments, and the batch sizes it was run with."""
+    ran: list[int] = []
+
+    def forward(pictures: torch.Tensor, shift: torch.Tensor) -> dict[str, torch.Tensor]:
+        ran.append(len(pictures))
+        return {"sum": pictures.sum(1) + shift, "twice": pictures * 2}
+
+    return Graphs(forward, torch.zeros(1, 3), torch.zeros(1), sizes=sizes, record=record), ran
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+def test_any_batch_is_answered_in_order(count: int) -> None:
+    model, _ = graphs()
+    pictures, shift = torch.randn(count, 3), torch.randn(count)
+    found = model(pictures, shift)
+    assert torch.equal(found["sum"], pictures.sum(1) + shift)
+    assert torch.equal(found["twice"], pictures * 2)
+
+
+def test_a_batch_takes_the_next_recorded_size() -> None:
+    model, ran = graphs()
+    assert ran == [4, 2, 1]  # recorded from the largest on, so that the smaller find its memory
+    for count, expected in ((1, [1]), (3, [4]), (9, [4, 4, 1])):
+        ran.clear()
+        model(torch.ones(count, 3), torch.zeros(count))
+        assert ran == expected
+
+
+def test_an_answer_outlives_the_next_call() -> None:
+    model, _ = graphs()
+    first = model(torch.ones(2, 3), torch.zeros(2))
+    model(torch.zeros(2, 3), torch.zeros(2))
+    assert first["sum"].tolist() == [3, 3]
+
+
+def test_what_a_larger_batch_left_behind_shows_in_no_answer() -> None:
+    model, _ = graphs()
+    model(torch.full((4, 3), float("nan")), torch.zeros(4))
+    assert model(torch.ones(3, 3), torch.zeros(3))["sum"].tolist() == [3, 3, 3]
+
+
+def test_inputs_of_another_shape_are_refused() -> None:
+    model, _ = graphs()
+    with pytest.raises(RuntimeError, match="size"):
+        model(torch.ones(1, 4), torch.zeros(1))
