@@ -86,6 +86,32 @@ def test_evidence_says_what_the_network_saw(model: Embedded) -> None:
     assert opinion.milliseconds > 0
 
 
+def test_an_embedding_comes_with_the_opinion_and_costs_no_second_pass(
+    model: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    session = model._session
+
+    class Counting:
+        def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            passes.append(len(feed["pixels"]))
+            return session.run(names, feed)
+
+    monkeypatch.setattr(model, "_session", Counting())
+    frame, other = scene(101, (640, 360)), scene(102, (640, 360))
+    assert model.known(frame.sha256) is None
+    model.assess([frame])
+    embeddings = model.embed([frame, other])
+    assert passes == [1, 1], "the first picture was embedded by its opinion, the second by itself"
+    assert embeddings.shape == (2, 1280)
+    assert embeddings.dtype == np.float32
+    assert (embeddings >= 0).all()
+    assert (embeddings[0] != embeddings[1]).any()
+    assert np.array_equal(model.known(frame.sha256), embeddings[0])
+    model.assess([frame])
+    assert passes == [1, 1, 1], "an opinion is always computed anew"
+
+
 def test_not_loaded_or_closed_is_unavailable() -> None:
     embedded = Embedded()
     with pytest.raises(ModelUnavailable, match="load"):

@@ -1,7 +1,8 @@
 """Tier 0: the shipped network, on one CPU core by onnxruntime.
 
-Beside this file lie `roadwork.onnx` (uint8 (N, H, W, 3) RGB in, H and W multiples of 32; (N,) logits out; normalisation
-inside), `calibration.json` and `model_card.json`. All three are written by `python -m models.training.embedded`.
+Beside this file lie `roadwork.onnx` (uint8 (N, H, W, 3) RGB in, H and W multiples of 32; logits (N,) and pooled
+features (N, D) out; normalisation inside), `calibration.json` and `model_card.json`. All three are written by
+`python -m models.training.embedded`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.base import BadWeights, Frame, ModelCrashed, ModelSpec, ModelUnavailable, Opinion
 from models.embedded.view import SIDE, fitted, resize
+from models.once import Once
 
 HERE = Path(__file__).parent
 LARGEST_BATCH = 16
@@ -55,8 +58,18 @@ class Calibration:
             raise BadWeights(f"{path} cannot be read as a calibration ({error!r}); {REMEDY}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the network made of one picture. size: (width, height) of its input. embedding: float32 (D,)."""
+
+    logit: float
+    embedding: NDArray[np.float32]
+    size: tuple[int, int]
+
+
 class Embedded:
-    """One logit per picture, about 20 ms each on one core. Keeps `models.base.Model`."""
+    """One logit per picture, about 20 ms each on one core. Keeps `models.base.Model`, and embeds pictures for those who
+    learn from them (`models.head`, `models.memory`, the journal)."""
 
     def __init__(self, folder: Path = HERE, threads: int = 1) -> None:
         """folder: where the three files lie. threads: cores that one batch may use."""
@@ -64,6 +77,7 @@ class Embedded:
         self._threads = threads
         self._session: Any = None
         self._calibration: Calibration | None = None
+        self._once = Once(self._look)
         self.spec = ModelSpec(
             key="embedded",
             task="classification",
@@ -101,40 +115,59 @@ class Embedded:
 
     def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
         """One opinion per frame, in order; frames whose input shapes agree share a batch."""
-        if self._session is None or self._calibration is None:
-            raise ModelUnavailable("embedded: call load() before assess()")
         began = time.perf_counter()
-        sizes = [fitted(*frame.size) for frame in frames]
-        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for place, size in enumerate(sizes):
-            alike[size].append(place)
-        logits = np.zeros(len(frames))
-        for size, places in alike.items():
-            for start in range(0, len(places), LARGEST_BATCH):
-                some = places[start : start + LARGEST_BATCH]
-                logits[some] = self._logits(np.stack([resize(frames[p].pixels, size) for p in some]))
+        seen = self._once(frames, fresh=True)
         milliseconds = (time.perf_counter() - began) * 1e3
         return [
             Opinion(
                 self.spec.key,
-                self._calibration.log_odds(float(logit)),
+                self._log_odds(each.logit),
                 milliseconds,
-                {"raw_logit": float(logit), "input": list(size)},
+                {"raw_logit": each.logit, "input": list(each.size)},
             )
-            for logit, size in zip(logits, sizes, strict=True)
+            for each in seen
         ]
+
+    def embed(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+        """Embeddings (N, D) of N frames; shares the forward pass with `assess`, whoever comes first."""
+        return np.stack([each.embedding for each in self._once(frames)])
+
+    def known(self, sha256: str) -> NDArray[np.float32] | None:
+        """The embedding (D,) of a picture that was just looked at; None when it is not at hand. Costs nothing."""
+        seen = self._once.known(sha256)
+        return None if seen is None else seen.embedding
 
     def close(self) -> None:
         """Give the session back."""
         self._session = None
 
-    def _logits(self, batch: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """uint8 (N, H, W, 3) -> (N,)."""
+    def _look(self, frames: Sequence[Frame]) -> list[Seen]:
+        """One forward pass per batch of frames whose input shapes agree."""
+        if self._session is None:
+            raise ModelUnavailable("embedded: call load() before assess()")
+        sizes = [fitted(*frame.size) for frame in frames]
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for place, size in enumerate(sizes):
+            alike[size].append(place)
+        found: dict[int, Seen] = {}
+        for size, places in alike.items():
+            for start in range(0, len(places), LARGEST_BATCH):
+                some = places[start : start + LARGEST_BATCH]
+                logits, embeddings = self._run(np.stack([resize(frames[p].pixels, size) for p in some]))
+                found |= {p: Seen(float(z), e, size) for p, z, e in zip(some, logits, embeddings, strict=True)}
+        return [found[place] for place in range(len(frames))]
+
+    def _run(self, batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """uint8 (N, H, W, 3) -> logits (N,), embeddings (N, D)."""
         try:
-            (logits,) = self._session.run(None, {"pixels": batch})
+            logits, embeddings = self._session.run(["logit", "embedding"], {"pixels": batch})
         except Exception as error:  # onnxruntime's errors share no public base
             raise ModelCrashed(f"embedded: onnxruntime failed on {batch.shape}: {error}") from error
-        return np.asarray(logits, dtype=np.float32)
+        return logits, embeddings
+
+    def _log_odds(self, logit: float) -> float:
+        assert self._calibration is not None, "loaded with the session"
+        return self._calibration.log_odds(logit)
 
 
 def _checked(weights: Path, card: Path) -> bytes:

@@ -84,12 +84,15 @@ class EfficientNetLite(nn.Module):
             x = block(x)
         return x
 
-    def upper(self, x: Tensor, cut: int) -> Tensor:
-        """The map after `cut` blocks -> (N,) logits."""
+    def pooled(self, x: Tensor, cut: int) -> Tensor:
+        """The map after `cut` blocks -> (N, 1280) features: the embedding."""
         for block in self.blocks[cut:]:
             x = block(x)
-        x = functional.relu6(self.head(x)).mean((2, 3))
-        return self.classifier(self.dropout(x))[:, 0]
+        return functional.relu6(self.head(x)).mean((2, 3))
+
+    def upper(self, x: Tensor, cut: int) -> Tensor:
+        """The map after `cut` blocks -> (N,) logits."""
+        return self.classifier(self.dropout(self.pooled(x, cut)))[:, 0]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) floats 0..255 -> (N,) logits."""
