@@ -43,7 +43,7 @@ from tests.edge.wire import read_response
 SIZES = ((224, 224), (512, 384), (1280, 720))
 MIX = {"new": 55, "again": 15, "malformed": 12, "forged": 6, "unsigned": 6, "replay": 6}  # of 100 requests
 EXPECTED = {"new": 200, "again": 200, "malformed": 200, "forged": 401, "unsigned": 401, "replay": 401}
-CRASH_EVERY = 5.0  # seconds
+CRASH_EVERY = 5.0  # seconds; the kernel is asked as often
 WARM = 5  # minutes: allocators, caches and the journal fill
 CRASHER = """
 import os, signal, socket, struct, sys
@@ -57,11 +57,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """One line of the record. memory: MB. cpu_ms: of the miner, a request. units: the same in fixed pieces of work.
-    times_ms: of the answers to whole pictures."""
+    """One line of the record. memory, peak: least and most MB seen (pictures at work take some for a moment).
+    cpu_ms: of the miner, a request. units: the same in fixed pieces of work. times_ms: of answers to whole pictures."""
 
     minute: int
     memory: float
+    peak: float
     descriptors: int
     requests: int
     wrong: int
@@ -166,7 +167,7 @@ async def watch(running: Running, load: Load, minutes: int, rate: float, out: Pa
 
     next_crash = time.monotonic()
     for minute in range(1, minutes + 1):
-        cpu, ends, open_now = cpu_seconds(pid), time.monotonic() + 60.0, []
+        cpu, ends, open_now, memory = cpu_seconds(pid), time.monotonic() + 60.0, [], [resident_mb(pid)]
         load.requests = load.wrong = load.crashes = 0
         load.times = []
         while time.monotonic() < ends:
@@ -175,11 +176,13 @@ async def watch(running: Running, load: Load, minutes: int, rate: float, out: Pa
                 next_crash += CRASH_EVERY
                 spawn(load.crash())
                 open_now.append(descriptors(pid))
+                memory.append(resident_mb(pid))
             await asyncio.sleep(draw.expovariate(rate))
         spent = (cpu_seconds(pid) - cpu) * 1e3 / max(1, load.requests)
         line = Minute(
             minute,
-            round(resident_mb(pid), 1),
+            round(min(memory), 1),
+            round(max(memory), 1),
             min(open_now, default=descriptors(pid)),
             load.requests,
             load.wrong,
@@ -233,14 +236,15 @@ def report(directory: Path) -> bool:
         return statistics.median(getattr(line, name) for line in some)
 
     print(
-        f"{'minute':>6} {'MB':>7} {'open':>5} {'requests':>8} {'wrong':>5} "
+        f"{'minute':>6} {'MB':>7} {'peak':>7} {'open':>5} {'requests':>8} {'wrong':>5} "
         f"{'CPU ms':>7} {'units':>6} {'p50':>7} {'p99':>7}"
     )
     for line in lines[:: max(1, len(lines) // 20)]:
         times = list(line.times_ms)
         print(
-            f"{line.minute:6d} {line.memory:7.1f} {line.descriptors:5d} {line.requests:8d} {line.wrong:5d} "
-            f"{line.cpu_ms:7.2f} {line.units:6.3f} {quantile(times, 0.5):7.1f} {quantile(times, 0.99):7.1f}"
+            f"{line.minute:6d} {line.memory:7.1f} {line.peak:7.1f} {line.descriptors:5d} {line.requests:8d} "
+            f"{line.wrong:5d} {line.cpu_ms:7.2f} {line.units:6.3f} "
+            f"{quantile(times, 0.5):7.1f} {quantile(times, 0.99):7.1f}"
         )
     growth = max(line.memory for line in steady) - steady[0].memory
     more = middle(last, "descriptors") - middle(first, "descriptors")

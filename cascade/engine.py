@@ -57,10 +57,14 @@ class Engine:
         return self._plan.profile
 
     async def start(self) -> None:
-        """Load all models side by side. Raises the ModelError of a required tier of which no member could be loaded;
-        other models that could not be are left out and tried again later."""
-        await self._plan.load(self._plan.supervisors)
+        """Load all models side by side; those that are there answer meanwhile. Raises the ModelError of a required tier
+        of which no member could be loaded; other models that could not be are left out and tried again later."""
         self._watch = asyncio.create_task(self._look_after())
+        try:
+            await self._plan.load(self._plan.supervisors)
+        except BaseException:
+            self._watch.cancel()
+            raise
 
     async def close(self) -> None:
         """Stop looking after the models and close them. Safe to call twice."""

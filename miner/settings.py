@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliSuppress, SettingsConfigDict, SettingsError
 
 PREFIX = "MINER_"
 NETUIDS = {"finney": 72, "test": 323, "local": 72, "mock": 72}
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+Ip = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
 
 
 def official(name: str, variable: str) -> AliasChoices:
@@ -79,7 +81,7 @@ class Settings(BaseSettings):
     axon_port: Port = Field(
         8091, validation_alias=official("axon_port", "MINER_AXON_PORT"), description="Port that validators reach."
     )
-    external_ip: str | None = Field(None, description="Address to announce when it differs from ours (NAT).")
+    external_ip: Ip | None = Field(None, description="Address to announce when it differs from ours (NAT).")
     external_port: Port | None = Field(None, description="Port to announce when it differs from the bound one (NAT).")
 
     # Who may ask.

@@ -44,8 +44,7 @@ class Pace:
 class Watch:
     """The background refresher. Call it for the view in force.
 
-    store: file that holds the last good view between runs. announce: (ip, port) that the chain should show for us, None
-    leaves it alone (ValueError when ip is no address). remedy: what the operator types to register.
+    store: file that holds the last good view between runs. remedy: what the operator types to register.
     """
 
     def __init__(
@@ -54,14 +53,14 @@ class Watch:
         hotkey: Keypair,
         *,
         store: Path | None = None,
-        announce: tuple[str, int] | None = None,
         remedy: str = "",
         pace: Pace = Pace(),
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._chain, self._hotkey, self._store, self._remedy = chain, hotkey, store, remedy
-        self._announce_at = (str(ip_address(announce[0])), announce[1]) if announce else None
+        self._chain, self._hotkey, self._store = chain, hotkey, store
+        self.remedy = remedy
+        self._announce_at: tuple[str, int] | None = None
         self._pace, self._clock, self._chance = pace, clock, chance
         self._snapshot = Snapshot(chain.netuid)
         self._restored = False  # the view in force comes from disk
@@ -106,6 +105,10 @@ class Watch:
         self._snapshot, self._restored = found, True
         log.info("chain: starting on the view of block %d, %s old", found.block, _spoken(self.age))
         return True
+
+    def announce(self, ip: str, port: int) -> None:
+        """What the chain should show for us, from the next step on. ValueError when ip is no address."""
+        self._announce_at = (str(ip_address(ip)), port)
 
     def step(self) -> float:
         """One attempt to see the chain. Seconds until the next; never raises."""
@@ -171,7 +174,7 @@ class Watch:
         if self.me is not None:
             log.info("registered on subnet %d as uid %d", netuid, self.me.uid)
         else:
-            log.error("%s is not registered on subnet %d. %s", self._hotkey.ss58_address, netuid, self._remedy)
+            log.error("%s is not registered on subnet %d. %s", self._hotkey.ss58_address, netuid, self.remedy)
         self._registered = registered
 
     def _serve_if_changed(self) -> None:

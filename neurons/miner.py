@@ -2,8 +2,10 @@
 
     python -m neurons.miner --network test        (or ./run_miner.sh serve --network test)
 
-SIGTERM or SIGINT drains: no new request is taken and those at work are finished; a second one ends at once. SIGHUP
-reads the profile again without losing a request.
+The ports are open before the models are loaded: until then requests are answered by those that are there (the embedded
+network after a second, before that the prior), and `/readyz` says 503 with the reason. SIGTERM or SIGINT drains: no new
+request is taken and those at work are finished; a second one ends at once. SIGHUP reads the profile again without
+losing a request.
 """
 
 from __future__ import annotations
@@ -13,17 +15,18 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from cascade.profile import Profile
 from miner import __version__, systemd
-from miner.assembly import profile_of, revision, running_engine
+from miner.assembly import make_engine, profile_of, revision
 from miner.axon import Axon, Limits, Server, verify_signature
 from miner.chain import ChainError, open_chain, own_address, register_command
 from miner.dashboard import Dashboard, Recent, loopback
@@ -71,24 +74,27 @@ class Miner:
         self.profile = profile_of(settings)
         self.metrics = Metrics({member.model: tier.name for tier in self.profile.tiers for member in tier.members})
         self.recent = Recent()
+        self.loaded = asyncio.Event()  # and the canary went through
         self.stopping = asyncio.Event()
-        self.watch: Watch | None = None
+        self.watch = self._open_watch()
 
     async def run(self) -> int:
         """Serve until a signal. Raises UsageError for what the operator has to mend."""
         self._catch_signals()
         async with AsyncExitStack() as stack:
-            self.engine = await stack.enter_async_context(running_engine(self.settings, self.profile))
-            await self.engine.canary()  # before anything listens: /readyz must not say yes without it
+            self.engine = make_engine(self.settings, self.profile)
+            stack.push_async_callback(self.engine.close)
             self.metrics.watch_models(self.engine.state)
             self.metrics.running(__version__, self.profile.name, self.settings.network)
             self.learning = self._open_learning(stack)
             self.server = await self._start_axon(stack)
-            self.watch = await self._start_watch(stack)
             self.metrics.ready.set_function(lambda: float(self.readiness().ready))
             await self._start_health(stack)
+            loading = asyncio.create_task(self._load())
+            stack.callback(loading.cancel)
+            await self._start_watch(stack)
             log.info("%s serves subnet %d on port %d", self.address, self.settings.subnet, self.server.port)
-            await self._until_stopped()
+            await self._until_stopped(loading)
             drained = await self.server.drain(DRAIN_SECONDS)
         log.info("stopped; %s", "every accepted request was answered" if drained else "some requests were cut off")
         return 0 if drained else 1
@@ -100,13 +106,15 @@ class Miner:
 
     def view(self) -> Snapshot:
         """The subnet as last seen; empty until it was."""
-        return self.watch.snapshot if self.watch else Snapshot(self.settings.subnet)
+        return self.watch.snapshot
 
     def readiness(self) -> Readiness:
         """What `/readyz` tells."""
         tiers = self.engine.readiness()
         reasons = [f"tier {tier.name}: {tier.reason}" for tier in tiers if tier.required and not tier.ready]
         me = self.view().neurons.get(self.address)
+        if not self.loaded.is_set():
+            reasons.append("starting: the canary picture has not gone through yet")
         if self.stopping.is_set():
             reasons.append("stopping")
         return Readiness(
@@ -175,22 +183,42 @@ class Miner:
         stack.callback(learning.close)
         return learning
 
-    async def _start_watch(self, stack: AsyncExitStack) -> Watch:
+    def _open_watch(self) -> Watch:
+        """Knows at once what the last run knew; asks the chain only once it is started."""
         settings = self.settings
         chain = open_chain(settings.network, settings.subnet, self.address, settings.chain_endpoint)
         remedy = register_command(settings.subnet, settings.network, settings.wallet_name, settings.wallet_hotkey)
-        ip = settings.external_ip or self._host or await asyncio.to_thread(own_address)
-        announce = (str(ip), settings.external_port or self.server.port)
-        watch = Watch(chain, self.hotkey, store=settings.state / "subnet.json", announce=announce, remedy=remedy)
+        watch = Watch(chain, self.hotkey, store=settings.state / "subnet.json", remedy=remedy)
         watch.restore()
+        return watch
+
+    async def _start_watch(self, stack: AsyncExitStack) -> None:
+        watch, settings = self.watch, self.settings
+        if address := await self._reached_at():
+            watch.announce(*address)
         await asyncio.to_thread(watch.step)
         if watch.snapshot.taken_at and not watch.failure and watch.me is None and not settings.allow_non_registered:
-            raise UsageError(f"{self.address} is not registered on subnet {settings.subnet}. Register it: {remedy}")
+            raise UsageError(
+                f"{self.address} is not registered on subnet {settings.subnet}. Register it: {watch.remedy}"
+            )
         watch.start()
         stack.callback(watch.stop)
         self.metrics.chain_age.set_function(lambda: watch.age)
         self.metrics.chain_block.set_function(lambda: watch.snapshot.block)
-        return watch
+
+    async def _reached_at(self) -> tuple[str, int] | None:
+        """(ip, port) to announce; None leaves the address that the chain showed last."""
+        settings, me = self.settings, self.watch.me
+        port = settings.external_port or self.server.port
+        if known := settings.external_ip or self._host:
+            return known, port
+        try:
+            return await asyncio.to_thread(own_address), port
+        except ChainError as error:
+            if me is None or not me.port:
+                raise
+            log.warning("%s; the chain goes on showing %s port %d", error, me.ip, me.port)
+            return None
 
     async def _start_health(self, stack: AsyncExitStack) -> None:
         settings = self.settings
@@ -222,21 +250,36 @@ class Miner:
         log.info("stopping: finishing the requests at work")
         self.stopping.set()
 
-    async def _until_stopped(self) -> None:
+    async def _load(self) -> None:
+        """Load the models and send the canary through them. Raises UsageError when a required tier cannot be had."""
+        began = time.monotonic()
+        try:
+            await self.engine.start()
+        except ModelError as error:
+            raise UsageError(str(error)) from None
+        await self.engine.canary()  # before `loaded`: /readyz must not say yes without it
+        self.loaded.set()
         systemd.notify("READY=1")
+        log.info("models are loaded, the canary went through: %.1f s", time.monotonic() - began)
+
+    async def _until_stopped(self, loading: asyncio.Task[None]) -> None:
+        """Until a signal; raises what loading raised."""
         every = systemd.watchdog_seconds()
-        while not self.stopping.is_set():
-            try:
-                async with asyncio.timeout(every):
-                    await self.stopping.wait()
-            except TimeoutError:
-                systemd.notify("WATCHDOG=1")
+        stopped = asyncio.create_task(self.stopping.wait())
+        waited: set[asyncio.Task[Any]] = {stopped, loading}
+        while not stopped.done():
+            done, _ = await asyncio.wait(waited, timeout=every, return_when=asyncio.FIRST_COMPLETED)
+            if loading in done:
+                waited.discard(loading)
+                await loading
+            systemd.notify("WATCHDOG=1")
         systemd.notify("STOPPING=1")
 
     def _begin_reload(self) -> None:
         self._reloading = asyncio.create_task(self._reload())  # held, so that it is not collected halfway
 
     async def _reload(self) -> None:
+        await self.loaded.wait()
         try:
             await self.engine.replace(profile_of(self.settings))
         except (UsageError, ModelError, ValueError) as error:

@@ -493,11 +493,13 @@ class Faulty:
 class World:
     """A watch on a faulty chain, and time that passes at the watch's own pace."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, announce: tuple[str, int] | None = None, **options: Any) -> None:
         self.clock = Clock()
         self.network = mock_chain(72, ME.ss58_address)
         self.chain = Faulty(self.clock, self.network)
         self.watch = Watch(self.chain, ME, clock=self.clock, **options)
+        if announce:
+            self.watch.announce(*announce)
         self.waits: list[float] = []
 
     def step(self, times: int = 1) -> None:

@@ -1,0 +1,187 @@
+"""The miner's first moments and its last: ports before models, readiness after the canary, signals while it loads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import neurons.miner
+from cascade.engine import Engine
+from cascade.profile import Profile
+from miner.commands.mock import free_ports
+from miner.mocknet import dev_validator
+from miner.settings import Settings, UsageError
+from models.base import BadWeights
+from models.fake import Fake, hang
+from tests.edge.pictures import jpeg, noise, text
+from tests.edge.signing import Dendrite
+from tests.edge.wire import Response, read_response, until
+
+PICTURE = text(jpeg(noise()))
+
+
+@pytest.fixture
+def hindered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
+    """The models that the next miner gets, by key; a test puts them in."""
+    fakes: dict[str, Fake] = {}
+
+    def make(settings: Settings, profile: Profile) -> Engine:
+        return Engine(profile, fakes)
+
+    monkeypatch.setattr(neurons.miner, "make_engine", make)
+    return fakes
+
+
+class Started:
+    """A miner of this process, running in a task."""
+
+    def __init__(self, directory: Path) -> None:
+        axon, health = free_ports(2)
+        settings = Settings(network="mock", axon_port=axon, health_port=health, state_dir=directory, journal=False)
+        self.miner = neurons.miner.Miner(settings)
+        self.task = asyncio.create_task(self.miner.run())
+        self._axon, self._health = axon, health
+
+    async def readyz(self) -> tuple[int, dict[str, Any]]:
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(f"http://127.0.0.1:{self._health}/readyz")
+        return answer.status_code, answer.json()
+
+    async def ask(self) -> Response:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._axon)
+        writer.write(Dendrite(dev_validator(0), self.miner.address).request(PICTURE).bytes())
+        try:
+            return await read_response(reader)
+        finally:
+            writer.close()
+
+    async def listening(self) -> None:
+        """Come back once both ports answer."""
+        async with asyncio.timeout(10.0):
+            while True:
+                try:
+                    if (await self.ask()).status == 200 and await self.readyz():
+                        return
+                except (OSError, httpx.ConnectError):
+                    await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def started(directory: Path) -> AsyncIterator[Started]:
+    one = Started(directory)
+    try:
+        yield one
+    finally:
+        one.miner.stopping.set()
+        await asyncio.gather(one.task, return_exceptions=True)
+
+
+async def test_requests_are_answered_while_models_load_and_ready_is_said_after_the_canary(
+    hindered: dict[str, Fake], tmp_path: Path
+) -> None:
+    """Figure 34: not ready before."""
+    embedded_may, signs_may, canary_may = threading.Event(), threading.Event(), threading.Event()
+    signs = Fake("sign-reading", 0.0, load_fault=hang(signs_may), fault=hang(canary_may))
+    hindered |= {"embedded": Fake("embedded", 3.0, load_fault=hang(embedded_may)), "sign-reading": signs}
+    async with started(tmp_path) as miner:
+        await miner.listening()
+        status, said = await miner.readyz()
+        assert (status, said["axon"]["port"]) == (503, miner.miner.server.port)
+        assert "embedded: loading" in said["reason"]
+        assert "starting" in said["reason"]
+        assert (await miner.ask()).json["prediction"] == miner.miner.profile.prior
+
+        embedded_may.set()
+        await until(lambda: miner.miner.engine.readiness()[0].ready)
+        assert (await miner.ask()).json["prediction"] > 0.8
+        assert (await miner.readyz())[0] == 503
+
+        signs_may.set()
+        await until(lambda: bool(signs.batches))  # the canary is on its way
+        assert (await miner.readyz())[0] == 503
+        canary_may.set()
+        async with asyncio.timeout(5.0):
+            await miner.miner.loaded.wait()
+        status, said = await miner.readyz()
+        assert (status, said["reason"]) == (200, "")
+
+
+async def test_a_required_tier_that_cannot_be_had_ends_the_miner_with_the_remedy(
+    hindered: dict[str, Fake], tmp_path: Path
+) -> None:
+    def no_weights(frames: object) -> None:
+        raise BadWeights("roadwork.onnx is cut short; fetch it again: git checkout models")
+
+    hindered |= {"embedded": Fake("embedded", load_fault=no_weights), "sign-reading": Fake("sign-reading")}
+    async with started(tmp_path) as miner:
+        with pytest.raises(UsageError, match="fetch it again"):
+            await asyncio.wait_for(miner.task, 5.0)
+
+
+async def test_sigterm_while_models_load_ends_within_5_s(hindered: dict[str, Fake], tmp_path: Path) -> None:
+    """Figure 23; that no worker process outlives it is shown by `python -m benchmarks.reliability --only 23`."""
+    never = threading.Event()
+    hindered |= {key: Fake(key, load_fault=hang(never)) for key in ("embedded", "sign-reading")}
+    async with started(tmp_path) as miner:
+        await miner.listening()
+        began = time.monotonic()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(miner.task, 5.0) == 0
+        assert time.monotonic() - began < 5.0
+    never.set()
+
+
+async def test_a_reload_asked_for_while_models_load_waits_for_them(hindered: dict[str, Fake], tmp_path: Path) -> None:
+    may = threading.Event()
+    hindered |= {"embedded": Fake("embedded", 3.0, load_fault=hang(may)), "sign-reading": Fake("sign-reading")}
+    async with started(tmp_path) as miner:
+        await miner.listening()
+        before = miner.miner.engine.profile
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: hasattr(miner.miner, "_reloading"))
+        assert miner.miner.engine.profile is before
+        may.set()
+        await asyncio.wait_for(miner.miner.loaded.wait(), 5.0)
+        await asyncio.wait_for(miner.miner._reloading, 5.0)
+        assert miner.miner.engine.profile is not before
+        assert (await miner.readyz())[0] == 200
+
+
+async def test_the_view_of_the_last_run_admits_callers_before_the_chain_answers(tmp_path: Path) -> None:
+    settings = Settings(network="mock", state_dir=tmp_path, journal=False)
+    first = neurons.miner.Miner(settings)
+    await asyncio.to_thread(first.watch.step)
+    again = neurons.miner.Miner(settings)
+    assert dev_validator(0).ss58_address in again.view().neurons
+    assert json.loads((settings.state / "subnet.json").read_text())["netuid"] == settings.subnet
+
+
+async def test_without_a_public_address_service_the_announced_address_stays(
+    hindered: dict[str, Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hindered |= {"embedded": Fake("embedded", 3.0), "sign-reading": Fake("sign-reading")}
+
+    def nobody_tells() -> str:
+        raise neurons.miner.ChainError("no public service told our address; say it: --external-ip")
+
+    monkeypatch.setattr(neurons.miner, "own_address", nobody_tells)
+    monkeypatch.setattr(neurons.miner.Miner, "_host", None)
+    miner = neurons.miner.Miner(Settings(network="mock", axon_port=0, health_port=0, state_dir=tmp_path, journal=False))
+    with pytest.raises(neurons.miner.ChainError, match="--external-ip"):
+        await miner.run()
+    miner.watch.announce("203.0.113.7", 8091)
+    miner.watch.step()
+    miner.watch.step()  # the chain shows it
+    assert await miner._reached_at() is None
+    assert "goes on showing 203.0.113.7 port 8091" in caplog.text
