@@ -1,0 +1,64 @@
+"""`python -m models.training.finetune [distil|vlm] ...`: what `./run_miner.sh train` starts.
+
+With --processes above 1 it starts itself again under accelerate, one process a card.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from models.base import ModelError
+
+COMMANDS = {"distil": "distil", "vlm": "vlm"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code: 0 done, 1 failed on the way, 2 asked wrongly."""
+    words = list(arguments)
+    command = COMMANDS[words.pop(0)] if words and words[0] in COMMANDS else "classify"
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", handlers=[handler])
+    for chatty in ("onnxscript", "onnx_ir", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        processes = _processes(words)
+        if processes > 1 and "RANK" not in os.environ:
+            _under_accelerate(processes, list(arguments))
+        import_module(f"models.training.finetune.{command}").main(words)
+    except (ValueError, ModelError, ModuleNotFoundError) as error:
+        logging.error("%s", error)
+        return 2
+    except FloatingPointError as error:
+        logging.error("%s", error)
+        return 1
+    return 0
+
+
+def _processes(words: Sequence[str]) -> int:
+    """What --processes says, before anything heavy is imported."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--processes" and following.isdigit():
+            return int(following)
+        if word.startswith("--processes=") and word.partition("=")[2].isdigit():
+            return int(word.partition("=")[2])
+    return 1
+
+
+def _under_accelerate(processes: int, arguments: list[str]) -> None:
+    """Become accelerate's launcher, which starts this module once for each process."""
+    device = ["--cpu"] if "cpu" in arguments else ["--multi_gpu"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *device, "--num_processes", str(processes)]
+    rest = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    os.execv(sys.executable, [*launcher, *rest, "--module", "models.training.finetune", *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

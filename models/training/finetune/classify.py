@@ -1,0 +1,175 @@
+"""`train`: a picture classifier on the operator's own data, from pictures to a folder that serves. Read `run` first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from models.catalog import entries
+from models.training.finetune import data, loop, package, score
+from models.training.finetune.batches import Batches, Shown
+from models.training.finetune.network import Network, choose_what_learns, merge, pretrained
+from models.training.finetune.settings import Classify, parse
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Raises ValueError and ModelError that say what to do."""
+    run(parse(Classify, arguments))
+
+
+def run(settings: Classify) -> dict[str, Any]:
+    """Train, calibrate, measure on held-out sources, export. Gives what `results.json` holds (first process only)."""
+    device = loop.accelerator(settings)
+    pictures = data.read(settings, log.info)
+    parts = data.split(pictures, settings)
+    network = pretrained(settings.backbone, settings.side)
+    choose_what_learns(network, settings.tune, settings.rank, settings.checkpointing)
+    labels = np.array([[p.label] for p in pictures.pictures], np.float32)
+    train(network, label_loss, pictures, parts, labels, settings, device)
+    return finish(network, pictures, parts, settings, device) if device.is_main_process else {}
+
+
+def label_loss(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Binary cross-entropy of (N,) log-odds."""
+    return functional.binary_cross_entropy_with_logits(logits.float(), batch["targets"][:, 0])
+
+
+def train(
+    network: torch.nn.Module,
+    loss: loop.Loss,
+    pictures: data.Data,
+    parts: Mapping[str, Sequence[str]],
+    targets: NDArray[np.float32],
+    settings: Classify,
+    device: Accelerator,
+) -> None:
+    """`network`, or a module around it, in place. targets (N, T): of all pictures; the first column is the label."""
+    inner: Network = getattr(network, "student", network)
+    shown = Shown(
+        pictures.pictures,
+        data.chances(pictures, pictures.rows(parts["train"])),
+        targets,
+        settings.batch // settings.accumulate,
+        inner.described.side,
+        settings.seed,
+        settings.pasted,
+    )
+    watched = pictures.of(pictures.rows(parts["calibrate"]))
+    loop.fit(
+        network,
+        Batches(shown, device.process_index, device.num_processes),
+        loss,
+        settings,
+        device,
+        fingerprint=f"{settings.digest} {pictures.digest}",
+        head_factor=settings.head_factor,
+        watch=lambda: score.glance(predictor(inner, device), watched, inner.described.side, settings.seed),
+    )
+
+
+def predictor(network: Network, device: Accelerator) -> score.Predict:
+    """The network on this device, in the precision it was trained in."""
+
+    def predict(pixels: NDArray[np.uint8]) -> Tensor:
+        with device.autocast():
+            return network(torch.from_numpy(pixels).to(device.device))
+
+    return predict
+
+
+def finish(
+    network: Network,
+    pictures: data.Data,
+    parts: Mapping[str, Sequence[str]],
+    settings: Classify,
+    device: Accelerator,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything after training: calibration, figures, the folder `<out>/model`, `<out>/results.json`."""
+    folder = settings.out / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    merge(network).eval()
+    found = measure(predictor(network, device), network.described.side, pictures, parts, settings, folder)
+    difference = package.write_network(network, folder)
+    package.write_profile(folder, settings.name, served(network, settings), _milliseconds(network))
+    card = {
+        "model_name": f"streetvision-{settings.name}",
+        "description": f"{network.described.start}, trained ({settings.tune}) to tell whether road work is visible in "
+        "a street picture.",
+        "start": network.described.start,
+        "input": f"uint8 (N, {network.described.side}, {network.described.side}, 3) RGB, the whole picture",
+        "output": "(N,) log-odds, before calibration.json",
+        "difference_to_torch": difference,
+        "settings": json.loads(settings.model_dump_json(exclude={"out", "data", "workers", "processes"})),
+        "sources": data.described(pictures, dict(parts)),
+        "measured": found,
+        **(facts or {}),
+    }
+    package.write_card(folder, card)
+    package.write_readme(folder, card, score.markdown(found))
+    (settings.out / "results.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    log.info("On sources never seen:\n\n%s", score.markdown(found))
+    log.info("%s: log-odds of ONNX and torch differ by at most %.1e", folder, difference)
+    log.info("Try it:     ./run_miner.sh predict --profile %s PICTURE.jpg", folder / "profile.toml")
+    log.info("Publish it: ./run_miner.sh publish --repo YOU/NAME --folder %s", folder)
+    return card
+
+
+def measure(
+    predict: score.Predict,
+    side: int,
+    pictures: data.Data,
+    parts: Mapping[str, Sequence[str]],
+    settings: Any,
+    folder: Path,
+) -> dict[str, Any]:
+    """Calibrate on one part, measure on another; writes calibration and diagram into `folder`."""
+    held, tested = (pictures.of(pictures.rows(parts[part])) for part in ("calibrate", "test"))
+    shared = {"seed": settings.seed, "workers": settings.workers}
+    calibration = score.calibrate(held, score.logits(predict, held, score.KINDS, side, **shared), settings.seed)
+    logits = score.logits(predict, tested, score.KINDS, side, **shared)
+    package.write_calibration(calibration, folder)
+    score.diagram(tested, logits, calibration, folder / "reliability.png")
+    return score.figures(tested, logits, calibration, settings.seed)
+
+
+def served(network: Network, settings: Classify) -> dict[str, Any]:
+    """What the catalog says of the trained model."""
+    licences = {e.repository: e.licence for e in entries().values() if e.repository}
+    size = sum(p.numel() for p in network.parameters())
+    return {
+        "title": f"{settings.name}: {network.described.start} trained on own data",
+        "level": 0,
+        "task": "image classification",
+        "library": "onnxruntime",
+        "adapter": "models.trained:Trained",
+        "folder": ".",
+        "licence": licences.get(network.described.start, "see README.md"),
+        "parameters": round(size / 1e6, 1),
+        "input_size": network.described.side,
+        "enabled": True,
+    }
+
+
+def _milliseconds(network: Network) -> float:
+    """Of one picture on this CPU, the second time: what the profile expects until it is measured where it serves."""
+    side = network.described.side
+    blank = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        network(blank)
+        began = time.perf_counter()
+        network(blank)
+    return max(1.0, (time.perf_counter() - began) * 1e3)

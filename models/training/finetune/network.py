@@ -1,0 +1,230 @@
+"""A backbone and one linear head: pictures in, log-odds out. The same module trains, is exported, and serves on a card.
+
+A backbone is named: a key of the catalog, `efficientnet-lite0`, `timm/NAME`, or a directory that transformers can load.
+What is needed to build it again without its weights is `Described`, kept beside them as `network.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models import weights
+from models.catalog import entries
+from models.torch_model import require
+from models.training import backbone as lite
+
+LITE = "efficientnet-lite"
+ENCODES = "image classification"  # the catalog's task of classifiers and encoders
+
+
+@dataclass(frozen=True)
+class Described:
+    """How to build a network. config: of the library that `kind` names. mean, std: of pixels scaled to 0..1."""
+
+    kind: Literal["transformers", "timm", "lite"]
+    start: str
+    width: int
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Described:
+        """Raises OSError, ValueError or TypeError when the file is not one."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+class Network(nn.Module):
+    """uint8 (N, side, side, 3) RGB -> (N,) log-odds."""
+
+    def __init__(self, encoder: nn.Module, described: Described) -> None:
+        super().__init__()
+        self.described = described
+        self.encoder = encoder
+        self.head = nn.Sequential(nn.LayerNorm(described.width), nn.Linear(described.width, 1))
+        nn.init.zeros_(self.head[1].weight)
+        nn.init.zeros_(self.head[1].bias)
+        self.register_buffer("mean", torch.tensor(described.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(described.std).view(-1, 1, 1), persistent=False)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, side, side, 3) -> (N, width): the encoder's pooled output."""
+        scaled = pixels.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        return pooled(self.encoder((scaled - self.mean) / self.std))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.features(pixels))[:, 0]
+
+
+class Lite(nn.Module):
+    """EfficientNet-Lite without its classifier: 0..255 floats (N, 3, H, W) -> (N, 1280)."""
+
+    def __init__(self, network: lite.EfficientNetLite) -> None:
+        super().__init__()
+        self.network = network
+        self.network.classifier = nn.Identity()  # the head stands for it
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.network.lower(pixels, len(self.network.blocks))
+        return functional.relu6(self.network.head(x)).mean((2, 3))
+
+
+def pooled(out: Any) -> Tensor:
+    """One vector a picture (N, D) out of what an encoder gives, whatever its library calls it."""
+    if isinstance(out, Tensor):
+        return out
+    for name in ("summary", "pooler_output"):  # C-RADIO has its own name for it
+        if getattr(out, name, None) is not None:
+            return torch.flatten(getattr(out, name), 1)
+    return out.last_hidden_state[:, 0]  # the class token of a ViT without a pooler
+
+
+def pretrained(name: str, side: int | None = None) -> Network:
+    """The named backbone with its weights and a fresh head. side: pixels of the input; default: the backbone's own.
+
+    Raises ValueError for a name that leads nowhere, ModelError when weights or library are missing.
+    """
+    if name.startswith(LITE):
+        network = _lite(name, side)
+    elif name.startswith("timm/"):
+        network = _timm(name, side)
+    else:
+        network = _transformers(name, side)
+    _try(network)
+    return network
+
+
+def build(described: Described) -> Network:
+    """The network without its weights."""
+    if described.kind == "lite":
+        return Network(Lite(lite.EfficientNetLite(int(described.config["variant"]))), described)
+    if described.kind == "timm":
+        made = import_module("timm").create_model(described.config["name"], pretrained=False, num_classes=0)
+        return Network(made, described)
+    tf = import_module("transformers")
+    config = dict(described.config)
+    config = tf.AutoConfig.for_model(config.pop("model_type"), **config)
+    return Network(tf.AutoModel.from_config(config, **_without_pooler(config)), described)
+
+
+def _lite(name: str, side: int | None) -> Network:
+    variant = name.removeprefix(LITE)
+    if variant not in {str(known) for known in lite.WIDTH_AND_DEPTH}:
+        raise ValueError(f"backbone {name!r}: expected {LITE} with one of {sorted(lite.WIDTH_AND_DEPTH)} behind it")
+    pixels = ((0.0,) * 3, (1 / 255,) * 3)  # it scales for itself
+    made = Lite(lite.pretrained(int(variant)))
+    return Network(made, Described("lite", name, lite.HEAD, side or 224, *pixels, {"variant": int(variant)}))
+
+
+def _timm(name: str, side: int | None) -> Network:
+    require("timm", "1.0")
+    bare = name.removeprefix("timm/")
+    made = import_module("timm").create_model(bare, pretrained=True, num_classes=0)
+    known = made.pretrained_cfg
+    own = int(known.get("input_size", (3, 224, 224))[-1])
+    norm = tuple(known["mean"]), tuple(known["std"])
+    return Network(made, Described("timm", name, made.num_features, side or own, *norm, {"name": bare}))
+
+
+def _transformers(name: str, side: int | None) -> Network:
+    require("transformers", "4.56")
+    tf = import_module("transformers")
+    entry = None if Path(name).is_dir() else _entry(name)
+    directory = Path(name) if entry is None else weights.locate(entry)
+    config = tf.AutoConfig.from_pretrained(directory, local_files_only=True)
+    named = entry.class_name if entry else (config.architectures or [""])[0]
+    kind = getattr(tf, named) if named.endswith("VisionModel") else tf.AutoModel
+    if kind is tf.AutoModel and hasattr(config, "vision_config"):
+        raise ValueError(f"backbone {name!r}: expected an encoder of pictures, got {named}, which has a text side too")
+    made, told = kind.from_pretrained(
+        directory, use_safetensors=True, local_files_only=True, output_loading_info=True, **_without_pooler(config)
+    )
+    if told["missing_keys"]:
+        raise ValueError(f"backbone {name!r}: {directory} holds no weights for {sorted(told['missing_keys'])[0]}, ...")
+    processor = tf.AutoImageProcessor.from_pretrained(directory, local_files_only=True)
+    size = processor.size.get("height") or processor.size.get("shortest_edge") or 224
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    chosen = side or (entry.input_size if entry else 0) or int(size)
+    width = int(pooled(made(torch.zeros(1, 3, chosen, chosen))).shape[1])
+    start = entry.repository if entry else Path(name).name
+    return Network(
+        made, Described("transformers", start, width, chosen, tuple(mean), tuple(std), made.config.to_dict())
+    )
+
+
+def _entry(name: str) -> Any:
+    found = {k: e for k, e in entries().items() if e.task == ENCODES and e.library == "transformers"}
+    if name not in found:
+        raise ValueError(
+            f"backbone {name!r}: expected {LITE}0, timm/NAME, a directory, or one of {', '.join(sorted(found))}"
+        )
+    return found[name]
+
+
+def _without_pooler(config: Any) -> dict[str, bool]:
+    """A ViT's pooler is not in checkpoints of classifiers, and would start at random: the class token is used."""
+    return {"add_pooling_layer": False} if config.model_type == "vit" else {}
+
+
+@torch.no_grad()
+def _try(network: Network) -> None:
+    """Raises ValueError when the backbone does not take a square of this side."""
+    side = network.described.side
+    try:
+        network.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{network.described.start} does not take pictures of {side} pixels ({error}); choose another --side"
+        ) from error
+
+
+def choose_what_learns(network: Network, tune: str, rank: int, checkpointing: bool) -> None:
+    """head: the backbone is frozen. lora: it gets LoRA matrices on its linear layers. full: all of it learns."""
+    network.encoder.requires_grad_(tune == "full")
+    if tune == "lora":
+        network.encoder = add_lora(network.encoder, rank)
+    if checkpointing:
+        save_memory(network.encoder)
+
+
+def merge(network: Network) -> Network:
+    """LoRA matrices added into the weights they belong to, so that nothing but the backbone is left."""
+    if hasattr(network.encoder, "merge_and_unload"):
+        network.encoder = network.encoder.merge_and_unload()
+    return network
+
+
+def add_lora(module: nn.Module, rank: int, parts: Sequence[str] = ()) -> Any:
+    """`module`, frozen, with LoRA on its linear layers, or on those below modules with one of the names `parts`."""
+    peft = import_module("peft")
+    linear = [
+        name
+        for name, each in module.named_modules()
+        if isinstance(each, nn.Linear) and (not parts or set(parts) & set(name.split(".")))
+    ]
+    if not linear:
+        raise ValueError("LoRA needs linear layers, and this backbone has none; use --tune full or head")
+    return peft.get_peft_model(module, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=linear))
+
+
+def save_memory(module: nn.Module) -> None:
+    """Gradient checkpointing, by the library's own name. Raises ValueError for a module that has none."""
+    if hasattr(module, "gradient_checkpointing_enable"):
+        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    elif hasattr(module, "set_grad_checkpointing"):
+        module.set_grad_checkpointing()
+    else:
+        raise ValueError("this backbone cannot compute activations twice; leave --checkpointing out")

@@ -1,0 +1,224 @@
+"""`train vlm`: LoRA matrices of a Qwen3-VL, trained on the one token of its answer.
+
+The model is asked as the miner asks it (`models/vlm/prompts.toml`), and the loss is that of its log-odds:
+logsumexp of the spellings of yes minus logsumexp of those of no, at the place of the answer. Nothing else of the
+vocabulary is trained, so the score stays what the engines read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models import weights
+from models.catalog import Entry, entries, find
+from models.embedded.model import Calibration
+from models.training.finetune import data, loop, package, score
+from models.training.finetune.batches import Batches, Shown
+from models.training.finetune.classify import measure
+from models.training.finetune.network import add_lora, save_memory
+from models.training.finetune.settings import Vlm, parse
+from models.vlm.prompts import Prompt, prompt_of
+
+log = logging.getLogger(__name__)
+
+LANGUAGE, VISION = "language_model", "visual"
+
+
+class Answer(nn.Module):
+    """A VLM as a classifier: its inputs -> (N,) log-odds of yes. yes, no: ids of the spellings of the two answers."""
+
+    def __init__(self, model: nn.Module, yes: Sequence[int], no: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.yes, self.no = list(yes), list(no)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()  # (N, vocabulary)
+        return logits[:, self.yes].logsumexp(1) - logits[:, self.no].logsumexp(1)
+
+
+class Asked:
+    """Pictures as what the model takes: the chat's tokens and the picture's patches."""
+
+    def __init__(self, processor: Any, prompt: Prompt) -> None:
+        self._processor = processor
+        self._text = processor.apply_chat_template(prompt.chats[0], tokenize=False, add_generation_prompt=True)
+
+    def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
+        """pictures: uint8 (H, W, 3) of one size. All chats are then equally long, and nothing is padded."""
+        images = [Image.fromarray(pixels) for pixels in pictures]
+        return dict(self._processor(text=[self._text] * len(images), images=images, return_tensors="pt"))
+
+
+class AskedBatches:
+    """`Batches` with the question put to each picture."""
+
+    def __init__(self, batches: Batches, asked: Asked) -> None:
+        self._batches, self._asked = batches, asked
+
+    def __getitem__(self, number: int) -> Mapping[str, Tensor]:
+        batch = self._batches[number]
+        return {**self._asked(list(batch["pixels"])), "targets": torch.from_numpy(batch["targets"])}
+
+
+def yes_no_loss(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Binary cross-entropy of the answer's log-odds (N,)."""
+    return functional.binary_cross_entropy_with_logits(logits, batch["targets"][:, 0])
+
+
+def prepare(model: nn.Module, settings: Vlm) -> nn.Module:
+    """`model` (a whole Qwen3-VL) with LoRA matrices on the linear layers that learn; all else is frozen."""
+    parts = (LANGUAGE, VISION) if settings.vision else (LANGUAGE,)
+    ready = add_lora(model, settings.rank, parts)
+    if settings.checkpointing:
+        save_memory(model)
+    return ready
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Raises ValueError and ModelError that say what to do."""
+    run(parse(Vlm, arguments))
+
+
+def run(settings: Vlm) -> dict[str, Any]:
+    """Train, calibrate, measure on held-out sources, write the adapter. Gives what `results.json` holds."""
+    device = loop.accelerator(settings)
+    pictures = data.read(settings, log.info)
+    parts = data.split(pictures, settings)
+    model, processor = _loaded(settings, device.device.type)
+    prompt = prompt_of(settings.model)
+    answer = Answer(model, *prompt.answer_tokens(processor.tokenizer))
+    asked = Asked(processor, prompt)
+    shown = Shown(
+        pictures.pictures,
+        data.chances(pictures, pictures.rows(parts["train"])),
+        np.array([[p.label] for p in pictures.pictures], np.float32),
+        settings.batch // settings.accumulate,
+        settings.side,
+        settings.seed,
+        settings.pasted,
+    )
+    watched = pictures.of(pictures.rows(parts["calibrate"]))
+    predict = predictor(answer, asked, device)
+    loop.fit(
+        answer,
+        AskedBatches(Batches(shown, device.process_index, device.num_processes), asked),
+        yes_no_loss,
+        settings,
+        device,
+        fingerprint=f"{settings.digest} {pictures.digest}",
+        watch=lambda: score.glance(predict, watched, settings.side, settings.seed),
+    )
+    return _finish(answer, processor, predict, pictures, parts, settings) if device.is_main_process else {}
+
+
+def predictor(answer: Answer, asked: Asked, device: Accelerator) -> score.Predict:
+    """The answer to uint8 (n, side, side, 3) pictures as (n,) log-odds."""
+
+    def predict(pixels: NDArray[np.uint8]) -> Tensor:
+        with device.autocast():
+            return answer(**{key: value.to(device.device) for key, value in asked(list(pixels)).items()})
+
+    return predict
+
+
+def _loaded(settings: Vlm, device: str) -> tuple[nn.Module, Any]:
+    """The model, ready to learn, and its processor. By Unsloth on a card where it is installed, else by peft."""
+    directory = Path(settings.model) if Path(settings.model).is_dir() else weights.locate(find(settings.model))
+    if device == "cuda" and importlib.util.find_spec("unsloth"):
+        return _by_unsloth(str(directory), settings)
+    tf = import_module("transformers")
+    kind = torch.bfloat16 if device == "cuda" and settings.precision != "fp32" else torch.float32
+    model = tf.AutoModelForImageTextToText.from_pretrained(directory, dtype=kind, local_files_only=True)
+    return prepare(model, settings), tf.AutoProcessor.from_pretrained(directory, local_files_only=True)
+
+
+def _by_unsloth(directory: str, settings: Vlm) -> tuple[nn.Module, Any]:
+    """Unsloth's kernels: the same matrices, faster. It must be told to give logits, and which parts learn."""
+    os.environ["UNSLOTH_RETURN_LOGITS"] = "1"
+    fast = import_module("unsloth").FastVisionModel
+    memory = "unsloth" if settings.checkpointing else False
+    model, processor = fast.from_pretrained(directory, load_in_4bit=False, use_gradient_checkpointing=memory)
+    model = fast.get_peft_model(
+        model,
+        finetune_vision_layers=settings.vision,
+        finetune_language_layers=True,
+        finetune_attention_modules=True,
+        finetune_mlp_modules=True,
+        r=settings.rank,
+        lora_alpha=settings.rank,
+        lora_dropout=0,
+        bias="none",
+        random_state=settings.seed,
+        use_gradient_checkpointing=memory,
+    )
+    fast.for_training(model)
+    return model, processor
+
+
+def _finish(
+    answer: Answer,
+    processor: Any,
+    predict: score.Predict,
+    pictures: data.Data,
+    parts: Mapping[str, Sequence[str]],
+    settings: Vlm,
+) -> dict[str, Any]:
+    """Calibration, figures, `<out>/model` with the adapter, and with --merge the whole model and a profile."""
+    folder = settings.out / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = measure(predict, settings.side, pictures, parts, settings, folder)
+    entry = entries().get(settings.model)
+    start = entry.repository if entry else Path(settings.model).name
+    tuned: Any = answer.model
+    tuned.peft_config["default"].base_model_name_or_path = start  # not where it lies on this machine
+    tuned.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's own, empty
+    if settings.merge:
+        tuned.merge_and_unload().save_pretrained(folder / "merged")
+        processor.save_pretrained(folder / "merged")
+        if entry:
+            package.write_profile(folder, settings.name, _served(entry, folder, settings), 1000)
+    card = {
+        "model_name": f"streetvision-{settings.name}",
+        "description": f"LoRA of {start} on its answer to whether road work is visible in a street picture.",
+        "start": start,
+        "settings": json.loads(settings.model_dump_json(exclude={"out", "data", "workers", "processes"})),
+        "sources": data.described(pictures, dict(parts)),
+        "measured": found,
+    }
+    package.write_card(folder, card)
+    package.write_readme(folder, card, score.markdown(found))
+    (settings.out / "results.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    log.info("On sources never seen:\n\n%s", score.markdown(found))
+    log.info("The adapter is in %s; publish it: ./run_miner.sh publish --repo YOU/NAME --folder %s", folder, folder)
+    return card
+
+
+def _served(entry: Entry, folder: Path, settings: Vlm) -> dict[str, Any]:
+    """The catalog's entry of the model that was started from, with the merged weights and their calibration."""
+    calibration = Calibration.read(folder / "calibration.json")
+    told = entry.model_dump(mode="json", exclude={"key", "revision", "folder"}, exclude_defaults=True)
+    return {
+        **{key: value for key, value in told.items() if not isinstance(value, dict)},
+        "title": f"{settings.name}: {entry.title} trained on own data",
+        "folder": "merged",
+        "scale": calibration.slope,
+        "offset": -calibration.slope * calibration.shift,
+        "enabled": bool(entry.adapter),
+    }
