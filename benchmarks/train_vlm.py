@@ -23,9 +23,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from models.training.finetune.loop import learning  # noqa: E402
-from models.training.finetune.settings import Vlm  # noqa: E402
-from models.training.finetune.vlm import Answer, prepare, yes_no_loss  # noqa: E402
+from models.training.finetune.answer import Answer, with_lora, yes_no_loss  # noqa: E402
 
 TEXT = 200  # tokens of instruction and question, about what models/vlm/prompts.toml comes to
 PATCH, MERGE = 16, 2
@@ -71,22 +69,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rank", type=int, default=16)
     asked = parser.parse_args(arguments)
     device = "cpu" if asked.tiny else "cuda"
-    settings = Vlm(data=("unused",), out=asked.out, rank=asked.rank)
     began = time.monotonic()
     whole = model_of(*(TINY if asked.tiny else LARGE), device)
-    answer = Answer(prepare(whole, settings), yes=[1, 2], no=[3, 4]).to(device)
+    answer = Answer(with_lora(whole, asked.rank), yes=[1, 2], no=[3, 4]).to(device)
+    learning = [p for p in answer.parameters() if p.requires_grad]
     facts = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in whole.parameters()),
-        "learning": sum(p.numel() for p in learning(answer).values()),
+        "learning": sum(p.numel() for p in learning),
         "weights_gib": memory(),
         "built_in_s": round(time.monotonic() - began, 1),
         "text_tokens": TEXT,
         "rank": asked.rank,
     }
     print(json.dumps(facts), flush=True)
-    optimizer = torch.optim.AdamW(learning(answer).values(), lr=1e-4)
+    optimizer = torch.optim.AdamW(learning, lr=1e-4)
     rows = []
     print(
         f"{'batch':>5} {'side':>5} {'twice':>6} {'ms/step':>9} {'steps/s':>8} {'pictures/s':>10} {'peak GiB':>9}",

@@ -7,7 +7,6 @@ What is needed to build it again without its weights is `Described`, kept beside
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +20,7 @@ from models import weights
 from models.catalog import entries
 from models.torch_model import require
 from models.training import backbone as lite
+from models.training.finetune.lora import add_lora, save_memory
 
 LITE = "efficientnet-lite"
 ENCODES = "image classification"  # the catalog's task of classifiers and encoders
@@ -205,26 +205,3 @@ def merge(network: Network) -> Network:
     if hasattr(network.encoder, "merge_and_unload"):
         network.encoder = network.encoder.merge_and_unload()
     return network
-
-
-def add_lora(module: nn.Module, rank: int, parts: Sequence[str] = ()) -> Any:
-    """`module`, frozen, with LoRA on its linear layers, or on those below modules with one of the names `parts`."""
-    peft = import_module("peft")
-    linear = [
-        name
-        for name, each in module.named_modules()
-        if isinstance(each, nn.Linear) and (not parts or set(parts) & set(name.split(".")))
-    ]
-    if not linear:
-        raise ValueError("LoRA needs linear layers, and this backbone has none; use --tune full or head")
-    return peft.get_peft_model(module, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=linear))
-
-
-def save_memory(module: nn.Module) -> None:
-    """Gradient checkpointing, by the library's own name. Raises ValueError for a module that has none."""
-    if hasattr(module, "gradient_checkpointing_enable"):
-        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    elif hasattr(module, "set_grad_checkpointing"):
-        module.set_grad_checkpointing()
-    else:
-        raise ValueError("this backbone cannot compute activations twice; leave --checkpointing out")

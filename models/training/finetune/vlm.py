@@ -22,34 +22,18 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models import weights
 from models.catalog import Entry, entries, find
 from models.embedded.model import Calibration
 from models.training.finetune import data, loop, package, score
+from models.training.finetune.answer import Answer, with_lora, yes_no_loss
 from models.training.finetune.batches import Batches, Shown
 from models.training.finetune.classify import measure
-from models.training.finetune.network import add_lora, save_memory
 from models.training.finetune.settings import Vlm, parse
 from models.vlm.prompts import Prompt, prompt_of
 
 log = logging.getLogger(__name__)
-
-LANGUAGE, VISION = "language_model", "visual"
-
-
-class Answer(nn.Module):
-    """A VLM as a classifier: its inputs -> (N,) log-odds of yes. yes, no: ids of the spellings of the two answers."""
-
-    def __init__(self, model: nn.Module, yes: Sequence[int], no: Sequence[int]) -> None:
-        super().__init__()
-        self.model = model
-        self.yes, self.no = list(yes), list(no)
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()  # (N, vocabulary)
-        return logits[:, self.yes].logsumexp(1) - logits[:, self.no].logsumexp(1)
 
 
 class Asked:
@@ -74,20 +58,6 @@ class AskedBatches:
     def __getitem__(self, number: int) -> Mapping[str, Tensor]:
         batch = self._batches[number]
         return {**self._asked(list(batch["pixels"])), "targets": torch.from_numpy(batch["targets"])}
-
-
-def yes_no_loss(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Binary cross-entropy of the answer's log-odds (N,)."""
-    return functional.binary_cross_entropy_with_logits(logits, batch["targets"][:, 0])
-
-
-def prepare(model: nn.Module, settings: Vlm) -> nn.Module:
-    """`model` (a whole Qwen3-VL) with LoRA matrices on the linear layers that learn; all else is frozen."""
-    parts = (LANGUAGE, VISION) if settings.vision else (LANGUAGE,)
-    ready = add_lora(model, settings.rank, parts)
-    if settings.checkpointing:
-        save_memory(model)
-    return ready
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -145,7 +115,8 @@ def _loaded(settings: Vlm, device: str) -> tuple[nn.Module, Any]:
     tf = import_module("transformers")
     kind = torch.bfloat16 if device == "cuda" and settings.precision != "fp32" else torch.float32
     model = tf.AutoModelForImageTextToText.from_pretrained(directory, dtype=kind, local_files_only=True)
-    return prepare(model, settings), tf.AutoProcessor.from_pretrained(directory, local_files_only=True)
+    ready = with_lora(model, settings.rank, vision=settings.vision, checkpointing=settings.checkpointing)
+    return ready, tf.AutoProcessor.from_pretrained(directory, local_files_only=True)
 
 
 def _by_unsloth(directory: str, settings: Vlm) -> tuple[nn.Module, Any]:
