@@ -41,6 +41,10 @@ class ModelCrashed(ModelError):
     kind = "crashed"
 
 
+class Unrecoverable(ModelCrashed):
+    """The model can never answer again in this process; a worker process ends with it and is replaced."""
+
+
 class OutOfMemory(ModelError):
     """The device had no room for the batch; a smaller batch may fit."""
 

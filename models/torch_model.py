@@ -10,6 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -154,10 +155,12 @@ def sizes(frames: Sequence[Frame]) -> list[tuple[int, int]]:
 
 def require(library: str, minimum: str) -> None:
     """Raises ModelUnavailable, with the command that mends it, if the library is missing or too old."""
-    try:
-        found = version(library)
-    except PackageNotFoundError:
-        raise ModelUnavailable(f"needs {library}; pip install 'streetvision-miner[gpu]'") from None
+    found = ""
+    for name in (f"{library}-cpu", library):  # vLLM's build for the CPU is a package of its own
+        with suppress(PackageNotFoundError):
+            found = version(name)
+    if not found:
+        raise ModelUnavailable(f"needs {library}; pip install 'streetvision-miner[gpu]'")
     if _numbers(found) < _numbers(minimum):
         raise ModelUnavailable(f"needs {library} >= {minimum}, found {found}; pip install -U {library}")
 

@@ -7,11 +7,13 @@ hanging is replaced in the background, with back-off, and gets back the models i
 ModelUnavailable.
 
 A thread that hangs cannot be stopped alone: a hang costs all models of the process, which is why engines of large
-models have processes of their own.
+models have processes of their own. What a process starts belongs to its process group, and ends with it however it
+ends: no orphan keeps the memory of a card.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import itertools
 import logging
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from multiprocessing import connection, get_context
-from typing import Any
+from typing import Any, NoReturn, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -46,12 +48,14 @@ from models.base import (
     NotFinite,
     Opinion,
     OutOfMemory,
+    Unrecoverable,
 )
 from models.catalog import Entry, make
 
 log = logging.getLogger(__name__)
 
 Factory = Callable[[], Model]  # picklable: it is called in the process
+Boxes = Sequence[Mapping[str, Any]]  # evidence of detectors, as the second question shows them
 Place = tuple[int, int, int, str]  # offset in shared memory, height, width, the frame's digest
 KINDS: Mapping[str, type[ModelError]] = {
     kind.kind: kind
@@ -165,6 +169,14 @@ class Worker:
             opinions: list[Opinion] = self._call(child, "assess", key, places, self._policy.hang)
         return opinions
 
+    def assess_crop(self, key: str, frame: Frame, boxes: Boxes) -> Opinion:
+        """The second question. Raises ModelError; ModelUnavailable at once while the process is being replaced."""
+        child = self._require(key)
+        assert self._arena is not None
+        with self._arena.holding([frame]) as places:
+            opinion: Opinion = self._call(child, "assess_crop", key, (places, boxes), self._policy.hang)
+        return opinion
+
     def release(self, key: str, owner: object = None) -> None:
         """Close a model; the process ends with the last one. Nothing happens twice, or for who is not its owner."""
         with self._changed:
@@ -267,6 +279,13 @@ class Remote:
         self.worker.release(self.spec.key, self)
 
 
+class RemoteExaminer(Remote):
+    """The same for a model that can be asked a second question."""
+
+    def assess_crop(self, frame: Frame, boxes: Boxes) -> Opinion:
+        return self.worker.assess_crop(self.spec.key, frame, boxes)
+
+
 _shared: WeakSet[Worker] = WeakSet()  # at most one: the perception process of this miner
 
 
@@ -343,9 +362,10 @@ class _Child:
         on_death: Callable[[_Child, str], None],
     ) -> None:
         self._ours, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, memory), name=f"worker-{name}", daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, memory), name=f"worker-{name}", daemon=False)
         self.process.start()
         theirs.close()
+        atexit.register(self._kill_all)  # multiprocessing ends no process by itself that may have children
         self.born = time.monotonic()
         self._on_death = on_death
         self._lock = threading.Lock()
@@ -376,15 +396,21 @@ class _Child:
     def kill(self, reason: str) -> None:
         with self._lock:
             self._gone = self._gone or f"worker killed: {reason}"
-        self.process.kill()
+        self._kill_all()
 
     def end(self) -> None:
         with self._lock, suppress(OSError):
             self._ours.send(None)
         self.process.join(5)
         if self.process.is_alive():
-            self.process.kill()
+            self._kill_all()
             self.process.join()
+
+    def _kill_all(self) -> None:
+        """The process and all that it started: they are one process group, as soon as it has begun to run."""
+        self.process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
 
     def _read(self) -> None:
         with suppress(EOFError, OSError):
@@ -396,7 +422,9 @@ class _Child:
                     future.set_result(value)
                 else:
                     future.set_exception(KINDS[error](value))
+        self._kill_all()  # before the process is waited for: until then nobody else can have its number
         self.process.join()
+        atexit.unregister(self._kill_all)
         with self._lock:
             self._gone = self._gone or f"worker process ended with {_how(self.process.exitcode)}"
             waiting, self._waiting = self._waiting, {}
@@ -417,6 +445,7 @@ def _how(code: int | None) -> str:
 def _serve(pipe: connection.Connection, memory: Any) -> None:
     """The process's life: hand each model's calls to its thread, until the owner says so or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides when to end
+    os.setsid()  # and this process leads a group of all that it starts
     pixels = np.frombuffer(memory, np.uint8)
     threads: dict[str, _Thread] = {}
     loading, answering = threading.Lock(), threading.Lock()
@@ -431,7 +460,13 @@ def _serve(pipe: connection.Connection, memory: Any) -> None:
             if key not in threads:
                 threads[key] = _Thread(key, pixels, loading, answer)
             threads[key].calls.put((number, verb, payload))
-    os._exit(0)  # no model may hold the process back with its threads or its exit handlers
+    _end()
+
+
+def _end() -> NoReturn:
+    """End this process and all that it started; no model may hold it back with its threads or its exit handlers."""
+    os.killpg(0, signal.SIGKILL)
+    raise AssertionError("not reached")
 
 
 class _Thread:
@@ -458,6 +493,8 @@ class _Thread:
                     value = getattr(self, f"_{verb}")(payload)
             except ModelError as error:
                 self._answer(number, error.kind, str(error))
+                if isinstance(error, Unrecoverable):
+                    _end()
             except Exception as error:
                 log.exception("a model raised what no model may raise")
                 self._answer(number, ModelCrashed.kind, f"{type(error).__name__}: {error}")
@@ -471,7 +508,7 @@ class _Thread:
             started, before = time.monotonic(), _bytes_in_use(device)
             self._model = factory()
             self._model.load(device)
-            if device.startswith("cuda"):
+            if device.startswith("cuda") and getattr(self._model, "launches_kernels", True):
                 self._stream = import_module("torch").cuda.Stream(device)
             return Loaded(time.monotonic() - started, (_bytes_in_use(device) - before) / 1e9)
 
@@ -479,11 +516,18 @@ class _Thread:
         self._loaded.warm_up()
 
     def _assess(self, places: Sequence[Place]) -> list[Opinion]:
-        frames = []
-        for offset, height, width, sha256 in places:
-            view = self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
-            frames.append(Frame(view, sha256))
-        return self._loaded.assess(frames)
+        return self._loaded.assess(self._frames(places))
+
+    def _assess_crop(self, wanted: tuple[Sequence[Place], Boxes]) -> Opinion:
+        places, boxes = wanted
+        opinion: Opinion = cast(Any, self._loaded).assess_crop(*self._frames(places), boxes)
+        return opinion
+
+    def _frames(self, places: Sequence[Place]) -> list[Frame]:
+        return [
+            Frame(self._pixels[offset : offset + height * width * 3].reshape(height, width, 3), sha256)
+            for offset, height, width, sha256 in places
+        ]
 
     def _close(self, _: None) -> None:
         if self._model:

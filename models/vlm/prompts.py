@@ -47,6 +47,35 @@ class Example(_Part):
     answer: str = Field(min_length=1)
 
 
+class Thought(_Part):
+    """How a reasoning model thinks before it answers.
+
+    tokens, seconds: what a thought may take, whichever is used up first; the answer is then drawn from what there is.
+    samples: thoughts per question, whose log-odds are averaged. temperature, top_p: how they are drawn.
+    start, end: the model's marks around a thought. conclusion: what is put before `end` when a thought is cut short.
+    then: what stands between `end` and the answer.
+    """
+
+    tokens: int = Field(gt=0)
+    seconds: float = Field(gt=0)
+    samples: int = Field(default=1, ge=1)
+    temperature: float = Field(default=0.6, gt=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    start: str = "<think>\n"
+    end: str = "</think>"
+    conclusion: str = "\n\nConsidering the limited time, I answer from what I have seen so far.\n"
+    then: str = "\n\n"
+
+    def opened(self, prompt: str) -> str:
+        """The prompt with a thought begun; many chat templates have begun it already."""
+        return prompt if prompt.rstrip().endswith(self.start.strip()) else prompt + self.start
+
+    def closed(self, thought: str) -> str:
+        """A thought, ended by the model or cut short, up to where the answer begins."""
+        said, marked, _ = thought.partition(self.end)
+        return (said if marked else said + self.conclusion) + self.end + self.then
+
+
 class Prompt(_Part):
     """How one model is asked.
 
@@ -54,7 +83,7 @@ class Prompt(_Part):
     questions: forms of the one question, after the picture; the log-odds of several are averaged.
     closer: the second question, about a part of the picture; {things} is replaced by what a detector reports there.
     yes, no: spellings of the two answers. Those that are one token of the model count; their probabilities are added.
-    conclusion: what ends a thought that has taken too long, up to where the answer begins.
+    thought: how the model thinks before it answers; without one it answers at once.
     subtract_blank: what the model says of a picture of nothing is its leaning, and is taken off every answer.
     """
 
@@ -65,7 +94,7 @@ class Prompt(_Part):
     closer: str
     yes: tuple[str, ...] = Field(min_length=1)
     no: tuple[str, ...] = Field(min_length=1)
-    conclusion: str = Field(min_length=1)
+    thought: Thought | None = None
     subtract_blank: bool = False
 
     @model_validator(mode="after")

@@ -20,7 +20,6 @@ questions = ["Road work?"]
 closer = "Is this {things} road work?"
 yes = ["Yes"]
 no = ["No"]
-conclusion = "</think>"
 """
 
 
@@ -112,9 +111,17 @@ def test_wrong_data_is_refused_and_named(tmp_path: Path, text: str, says: str) -
         prompt_of("my-model", written(tmp_path, text))
 
 
+def test_a_thought_is_begun_once_and_always_ends_before_the_answer() -> None:
+    thought = prompt_of("qwen3-vl-8b-thinking").thought
+    assert thought is not None
+    assert thought.opened("assistant\n") == thought.opened("assistant\n<think>\n") == "assistant\n<think>\n"
+    assert thought.closed("Cones.</think>\n\nYes") == "Cones.</think>\n\n"
+    assert thought.closed("Cones and") == f"Cones and{thought.conclusion}</think>\n\n"
+
+
 def test_spellings_of_one_token_count_once() -> None:
     prompt = Prompt.model_validate(
-        {"questions": ["?"], "closer": "{things}", "yes": ["Yes", "yes", " yes"], "no": ["No"], "conclusion": "x"}
+        {"questions": ["?"], "closer": "{things}", "yes": ["Yes", "yes", " yes"], "no": ["No"]}
     )
     assert prompt.answer_tokens(Words()) == ([0, 1], [2])
     with pytest.raises(PromptError, match=r"one token each.*got yes \[0, 1\], no \[\]"):

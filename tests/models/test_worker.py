@@ -7,17 +7,31 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.base import Frame, ModelCrashed, ModelError, ModelSpec, ModelTimeout, ModelUnavailable, Opinion, OutOfMemory
-from models.fake import Fake, hang, out_of_memory
-from models.worker import Arena, Policy, Remote, Worker, get_context
+from cascade.batching import Examiner
+from models.base import (
+    Frame,
+    ModelCrashed,
+    ModelError,
+    ModelSpec,
+    ModelTimeout,
+    ModelUnavailable,
+    Opinion,
+    OutOfMemory,
+    Unrecoverable,
+)
+from models.fake import Fake, FakeExaminer, hang, out_of_memory
+from models.worker import Arena, Policy, Remote, RemoteExaminer, Worker, get_context
 
 pytestmark = pytest.mark.slow
 
@@ -64,12 +78,50 @@ def small() -> Fake:
     return Fake("small", fault=out_of_memory(above=1))
 
 
+class Parent(Mean):
+    """Has a process of its own, as engines have, and says which."""
+
+    def load(self, device: str) -> None:
+        self._process = subprocess.Popen(["sleep", "600"])
+
+    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
+        return [Opinion(self.spec.key, 0.0, 0.0, {"child": self._process.pid}) for _ in frames]
+
+
+class Lost(Mean):
+    """Can never answer again in its process."""
+
+    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
+        raise Unrecoverable("the engine is dead")
+
+
+def parent() -> Parent:
+    return Parent("parent")
+
+
+def lost() -> Lost:
+    return Lost("lost")
+
+
+def looking() -> FakeExaminer:
+    return FakeExaminer("looking", logit=-2.0, crop_logit=3.0)
+
+
 def fickle() -> Fake:
     """Loads unless the surroundings say otherwise by then."""
     return Fake("fickle", load_fault=hang(threading.Event()) if os.environ.get("FICKLE") else None)
 
 
-FACTORIES = {"mean": mean, "slow": slow, "stuck": stuck, "small": small, "fickle": fickle}
+FACTORIES = {
+    "mean": mean,
+    "slow": slow,
+    "stuck": stuck,
+    "small": small,
+    "fickle": fickle,
+    "parent": parent,
+    "lost": lost,
+    "looking": looking,
+}
 
 
 @pytest.fixture
@@ -95,7 +147,7 @@ def until_back(model: Remote, seconds: float = 60.0) -> list[Opinion]:
     while True:
         try:
             return model.assess([frame(0)])
-        except ModelUnavailable:
+        except (ModelUnavailable, ModelCrashed):
             assert time.monotonic() < give_up, "the worker did not come back"
             time.sleep(0.01)
 
@@ -282,3 +334,64 @@ def test_gaps_are_used_again() -> None:
     with arena.holding([picture] * 5) as places:
         assert sorted(place[0] for place in places) == [0, 12_288, 24_576, 36_864, 49_152]
     assert arena.in_use == 0
+
+
+def gone(pid: int, seconds: float = 20.0) -> bool:
+    """Whether the process ended, or ends within a time; one that nobody has waited for yet has ended too."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_process_started_ends_with_it(worker: Worker, death: signal.Signals) -> None:
+    model = remote(worker, "parent")
+    child = model.assess([frame(0)])[0].evidence["child"]
+    assert worker.pid is not None
+    os.kill(worker.pid, death)
+    again = until_back(model)[0].evidence["child"]
+    assert gone(child), "the process outlived the one that started it"
+    worker.stop()
+    assert gone(again), "the process outlived the worker that was told to stop"
+
+
+@pytest.mark.parametrize("ending", ["", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_nothing_outlives_the_owner_however_it_ends(ending: str) -> None:
+    script = f"""
+import os, signal, sys
+sys.path[:0] = {sys.path!r}
+from test_worker import FACTORIES, QUICK, Worker, frame, remote
+if __name__ == "__main__":
+    worker = Worker(FACTORIES, QUICK)
+    print(remote(worker, "parent").assess([frame(0)])[0].evidence["child"], worker.pid, flush=True)
+    {ending}
+"""
+    path = Path.cwd() / "owner.py"
+    path.write_text(script)
+    done = subprocess.run([sys.executable, str(path)], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == (-signal.SIGKILL if ending else 0)
+    for pid in map(int, done.stdout.split()):
+        assert gone(pid)
+
+
+def test_a_model_that_can_never_answer_again_is_replaced_with_its_process(worker: Worker) -> None:
+    model, other = remote(worker, "lost"), remote(worker, "mean")
+    before = worker.pid
+    with pytest.raises(ModelCrashed, match="the engine is dead"):
+        model.assess([frame(0)])
+    assert until_back(other)[0].evidence["pid"] != before
+
+
+def test_a_second_question_reaches_the_model_with_its_boxes(worker: Worker) -> None:
+    worker.load("looking", "cpu")
+    model = RemoteExaminer(looking().spec, worker)
+    assert isinstance(model, Examiner)
+    assert not isinstance(remote(worker, "mean"), Examiner)
+    assert model.assess([frame(0)])[0].logit == -2.0
+    assert model.assess_crop(frame(0), [{"box": [0.0, 0.0, 9.0, 9.0], "label": "cone"}]).logit == 3.0
