@@ -10,6 +10,7 @@ between host and card, and must treat the pictures of a batch independently.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map, tree_map_only
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -108,3 +110,34 @@ class Graphs:
 
 def _held(device: torch.device) -> int:
     return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+
+
+def recordable(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A library's forward without what cannot be recorded: small constants brought to the card, and checks of values.
+
+    Tensors that it makes of Python's numbers are made by the warm-up, and are the same ones from then on.
+    Not for what goes through `torch.compile`, which does this itself.
+    """
+    os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"  # its checks bring a value back to the host
+    constants = _Constants()
+
+    def without(*inputs: Any) -> Any:
+        with constants:
+            return forward(*inputs)
+
+    return without
+
+
+class _Constants(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[str, torch.Tensor] = {}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function not in (torch.tensor, torch.as_tensor) or isinstance(args[0], torch.Tensor):
+            return function(*args, **kwargs)
+        key = f"{args} {kwargs}"
+        if key not in self._known:
+            self._known[key] = function(*args, **kwargs)
+        return self._known[key]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
-from models.cuda_graphs import Graphs
+from models.cuda_graphs import Graphs, recordable
 
 
 def record(run: Callable[[], Any], pool: Any) -> tuple[Callable[[], None], Any]:
@@ -68,3 +68,18 @@ def test_inputs_of_another_shape_are_refused() -> None:
     model, _ = graphs()
     with pytest.raises(RuntimeError, match="size"):
         model(torch.ones(1, 4), torch.zeros(1))
+
+
+def test_constants_are_made_once() -> None:
+    """What a library brings to the card by `torch.tensor` cannot be recorded; the same numbers are the same tensor."""
+    seen: list[torch.Tensor] = []
+
+    def forward(pictures: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.as_tensor([[2, 3]], dtype=torch.long))
+        return pictures + torch.tensor(len(seen)) + torch.as_tensor(pictures)
+
+    safe = recordable(forward)
+    assert safe(torch.ones(1)).tolist() == [3]
+    assert safe(torch.ones(1) * 5).tolist() == [12]
+    assert seen[0] is seen[1]
+    assert torch.as_tensor([[2, 3]], dtype=torch.long) is not seen[0]
