@@ -1,2 +1,1 @@
-"""Models that read a question beside the picture: how they are asked (`prompts`, `asking`), and who answers (`scorer`,
-`engine`, `endpoint`)."""
+"""Vision-language models: asked one question about one picture, answered by the log-odds of yes against no."""
