@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,14 @@ def patch_positions(learned: torch.Tensor, grid: Grid, merge: int) -> torch.Tens
     side = math.isqrt(learned.shape[0])
     square = learned.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     size = (grid.rows * merge, grid.columns * merge)
-    sampled = F.interpolate(square, size, mode="bilinear", align_corners=True)
+    sampled = functional.interpolate(square, size, mode="bilinear", align_corners=True)
     return merged_order(sampled[0].permute(1, 2, 0), merge)
 
 
 def patch_angles(grid: Grid, merge: int, head: int, theta: float) -> torch.Tensor:
     """Rotary angles of patches, (patches, head / 2): the first half by row, the second by column."""
     frequencies = theta ** -(torch.arange(0, head // 2, 2) / (head // 2))
-    rows, columns = torch.meshgrid(
-        torch.arange(grid.rows * merge), torch.arange(grid.columns * merge), indexing="ij"
-    )
+    rows, columns = torch.meshgrid(torch.arange(grid.rows * merge), torch.arange(grid.columns * merge), indexing="ij")
     places = merged_order(torch.stack((rows, columns), -1), merge)
     return (places[..., None] * frequencies).flatten(1)
 

@@ -7,21 +7,24 @@ Every function has the same name, arguments and rounding in both modules.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
+
+from models.fp8 import quantise
 
 Quantised = tuple[torch.Tensor, torch.Tensor]  # float8 values (tokens, width), float32 scale per token (tokens, 1)
-FLOAT8_MAX = 448.0  # of e4m3
+
+__all__ = ["add_layer_norm", "add_rms_norm", "attention", "linear_gelu", "quantise", "rotate", "silu_mul", "yes_no"]
 
 
 def add_rms_norm(
-    stream: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, eps: float, quantise: bool = False
+    stream: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, eps: float, to_float8: bool = False
 ) -> torch.Tensor | Quantised:
     """stream += added, in place; then its RMS norm."""
     if added is not None:
         stream += added
     wide = stream.float()
     normal = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(stream.dtype) * weight
-    return quantised(normal) if quantise else normal
+    return quantise(normal) if to_float8 else normal
 
 
 def add_layer_norm(
@@ -30,7 +33,7 @@ def add_layer_norm(
     """stream += added, in place; then its layer norm."""
     if added is not None:
         stream += added
-    return F.layer_norm(stream, stream.shape[-1:], weight, bias, eps)
+    return functional.layer_norm(stream, stream.shape[-1:], weight, bias, eps)
 
 
 def rotate(
@@ -87,19 +90,23 @@ def attention(
         seen = real[torch.arange(rows, device=qkv.device) % questions, None].expand(-1, queries, -1)
         own = torch.cat((seen, own), 2)
     q, k, v = (part.transpose(1, 2) for part in (q[:, n - queries :], k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=own[:, None], enable_gqa=True)
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=own[:, None], enable_gqa=True)
     return out.transpose(1, 2).reshape(rows * queries, heads * size)
 
 
-def silu_mul(gate_up: torch.Tensor, quantise: bool = False) -> torch.Tensor | Quantised:
+def silu_mul(gate_up: torch.Tensor, to_float8: bool = False) -> torch.Tensor | Quantised:
     """silu(gate) * up of (tokens, 2 * width), gate first."""
     gate, up = gate_up.chunk(2, -1)
-    out = F.silu(gate) * up
-    return quantised(out) if quantise else out
+    out = functional.silu(gate) * up
+    return quantise(out) if to_float8 else out
 
 
-def quantised(values: torch.Tensor) -> Quantised:
-    """float8 (e4m3) with one scale per token, or per row of a weight."""
-    wide = values.float()
-    scale = (wide.abs().amax(-1, keepdim=True) / FLOAT8_MAX).clamp(min=1e-12)
-    return (wide / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn), scale
+def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """gelu(x weight^T + bias) in tanh's approximation."""
+    return functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
+
+
+def yes_no(hidden: torch.Tensor, head: torch.Tensor, yes: int) -> torch.Tensor:
+    """logsumexp over the first `yes` rows of the head less that over the others, (rows,) float32."""
+    scores = hidden.float() @ head.float().T
+    return scores[:, :yes].logsumexp(-1) - scores[:, yes:].logsumexp(-1)

@@ -1,0 +1,355 @@
+"""What one yes or no about one picture costs on this card: the static scorer, the library, and what the card allows.
+
+    python -m benchmarks.vlm_scorer --out DIR 4B 8B 8B-fp8 32B-fp8
+
+Weights are random and made on the card, at the models' real sizes: speed, memory and numerical equality only. Every row
+is printed as it is measured, and all are written to DIR/vlm_scorer.json; a row that fails says so and the next goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.cuda_graphs import Graphs, record
+from models.fp8 import quantise, supported
+from models.vlm.grids import GRIDS, Grid
+from models.vlm.qwen3_vl import Float8Matrix, Matrix, Qwen3VL
+
+PREFIX, SUFFIX = (
+    110,
+    6,
+)  # tokens before the picture and after it: an instruction with a question, the answer's beginning
+YES, NO = (9454, 7414, 14004), (2308, 2152, 2753)  # any rows of the head cost the same
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+SQUARE = GRIDS[0][0]
+TEXT = {
+    "4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
+    "8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
+    "32B": {"hidden_size": 5120, "intermediate_size": 25600, "num_hidden_layers": 64, "num_attention_heads": 64},
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 16},
+}
+VISION = {
+    "4B": {"hidden_size": 1024, "depth": 24, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]},
+    "8B": {"hidden_size": 1152, "depth": 27, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]},
+    "tiny": {"hidden_size": 64, "depth": 2, "intermediate_size": 128, "deepstack_visual_indexes": [0, 1]},
+}
+VISION["32B"] = VISION["8B"]
+
+
+def configuration(size: str) -> Any:
+    """The library's configuration of Qwen3-VL at this size."""
+    from transformers import Qwen3VLConfig
+
+    rope = {"rope_type": "default", "rope_theta": 5000000, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    tied = size in ("4B", "tiny")
+    text = {**TEXT[size], "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "rms_norm_eps": 1e-6}
+    text |= {"max_position_embeddings": 262144, "rope_parameters": rope, "tie_word_embeddings": tied}
+    vision = {**VISION[size], "num_heads": 16, "out_hidden_size": TEXT[size]["hidden_size"]}
+    if size == "tiny":
+        vision["num_heads"] = 4
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
+
+
+class RandomTensors:
+    """Weights as fresh as the library makes them, by name, made when they are asked for."""
+
+    def __init__(self, config: Any, device: str, dtype: torch.dtype) -> None:
+        from transformers import Qwen3VLForConditionalGeneration
+
+        with torch.device("meta"):
+            self._shapes = {k: v.shape for k, v in Qwen3VLForConditionalGeneration(config).state_dict().items()}
+        self._device, self._dtype = device, dtype
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shapes
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._random(self._shapes[name])
+
+    def rows(self, name: str, ids: Sequence[int]) -> torch.Tensor:
+        return self._random((len(ids), self._shapes[name][1]))
+
+    def _random(self, shape: Sequence[int]) -> torch.Tensor:
+        made = torch.empty(*shape, device=self._device, dtype=self._dtype)
+        return made.normal_(std=0.02) if len(shape) > 1 else made.normal_(1.0, 0.02)
+
+
+class LibraryTensors:
+    """The weights of a model of the library's."""
+
+    def __init__(self, model: Any) -> None:
+        self._state = model.state_dict()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._state
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._state[name]
+
+    def rows(self, name: str, ids: Sequence[int]) -> torch.Tensor:
+        return self._state[name][list(ids)]
+
+
+class Report:
+    """Rows as they come, and what failed."""
+
+    def __init__(self, out: Path) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._file = out / "vlm_scorer.json"
+
+    def row(self, **values: Any) -> None:
+        self.rows.append(values)
+        print("ROW", json.dumps(values), flush=True)
+        self._file.write_text(json.dumps(self.rows, indent=1))
+
+    def attempt(self, name: str, measure: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        try:
+            measure()
+        except Exception:
+            print(f"FAILED {name}\n{traceback.format_exc()}", flush=True)
+            self.rows.append({"failed": name, "error": traceback.format_exc(limit=3)})
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print(f"-- {name}: {time.perf_counter() - started:.1f} s", flush=True)
+
+
+def timed(run: Callable[[], Any], times: int) -> np.ndarray:
+    """Milliseconds on the card of each run, after three that do not count."""
+    if not torch.cuda.is_available():
+        return np.array([_wall(run) for _ in range(2)])
+    for _ in range(3):
+        run()
+    marks = [(torch.cuda.Event(True), torch.cuda.Event(True)) for _ in range(times)]
+    for start, end in marks:
+        start.record()
+        run()
+        end.record()
+    torch.cuda.synchronize()
+    return np.array([start.elapsed_time(end) for start, end in marks])
+
+
+def rates(ms: np.ndarray, batch: int) -> dict[str, float]:
+    p50, p99 = (round(float(np.percentile(ms, share)), 3) for share in (50, 99))
+    return {"batch": batch, "p50_ms": p50, "p99_ms": p99, "pictures_per_s": round(batch / p50 * 1e3, 1)}
+
+
+def _wall(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return (time.perf_counter() - started) * 1e3
+
+
+def limits(report: Report, device: str) -> None:
+    """What the card reaches at best: copying, and the two kinds of matrix product."""
+    side = 8192 if device != "cpu" else 128
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    ms = float(np.median(timed(lambda: a @ b, 10)))
+    report.row(limit="bf16 product", tflops=round(2 * side**3 / ms / 1e9, 1))
+    if supported(device):
+        x, one = a.to(torch.float8_e4m3fn), torch.ones(side, 1, device=device)
+        product = partial(torch._scaled_mm, x, x.T, scale_a=one, scale_b=one.T, out_dtype=a.dtype, use_fast_accum=True)
+        ms = float(np.median(timed(product, 10)))
+        report.row(limit="float8 product, row scales", tflops=round(2 * side**3 / ms / 1e9, 1))
+    size = 2**30 if device != "cpu" else 2**20
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    ms = float(np.median(timed(lambda: target.copy_(source), 10)))
+    report.row(limit="copy, read and written", tb_per_s=round(2 * size / ms / 1e9, 3))
+
+
+def products(report: Report, size: str, device: str) -> None:
+    """How near to memory's speed single matrix products of batch 1 come."""
+    width, inner, heads = TEXT[size]["hidden_size"], TEXT[size]["intermediate_size"], TEXT[size]["num_attention_heads"]
+    shapes = {
+        "qkv": (width, (heads + 16) * 128),
+        "out": (heads * 128, width),
+        "gate_up": (width, 2 * inner),
+        "down": (inner, width),
+    }
+    for name, (k, n) in shapes.items():
+        x = torch.randn(SQUARE.tokens + SUFFIX, k, device=device, dtype=torch.bfloat16)
+        copies = max(1, 2**28 // (k * n * 2))  # more than the cache holds
+        weights = [torch.randn(n, k, device=device, dtype=torch.bfloat16) for _ in range(copies)]
+        eights = [Float8Matrix(weight) for weight in weights]
+        for kind, run in (
+            ("bf16", partial(_each, [Matrix(weight) for weight in weights], x)),
+            ("float8", partial(_each, eights, quantise(x))),
+        ):
+            run()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                run()
+            ms = float(np.median(timed(graph.replay, 10))) / copies
+            gb = k * n * (2 if kind == "bf16" else 1) / 1e9
+            report.row(
+                product=f"{size} {name}", kind=kind, tokens=len(x), us=round(ms * 1e3, 1), tb_per_s=round(gb / ms, 2)
+            )
+
+
+def _each(matrices: Sequence[Callable[[Any], Any]], x: Any) -> None:
+    for matrix in matrices:
+        matrix(x)
+
+
+def random_pictures(count: int, grid: Grid, device: str) -> torch.Tensor:
+    """Smooth, as pictures are: (count, 3, H, W) uint8."""
+    coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(count))
+    size = (grid.rows * 32, grid.columns * 32)
+    return (torch.nn.functional.interpolate(coarse, size, mode="bilinear") * 255).to(torch.uint8).to(device)
+
+
+def built(size: str, precision: str, tensors: Any, config: Any) -> tuple[Qwen3VL, torch.Tensor, torch.Tensor]:
+    """The model, and the prefix of one question."""
+    half = [0.5] * 3
+    model = Qwen3VL(
+        config, half, half, tensors, suffix=range(100, 100 + SUFFIX), yes=YES, no=NO, float8=precision == "fp8"
+    )
+    kept = model.prefill(range(1000, 1000 + PREFIX))
+    prefix = torch.zeros(*kept.shape[:2], 1, 128, *kept.shape[3:], dtype=kept.dtype, device=kept.device)
+    prefix[:, :, 0, :PREFIX] = kept
+    return model, prefix, torch.tensor([PREFIX], dtype=torch.int32, device=kept.device)
+
+
+def speed(report: Report, name: str, device: str, batches: Sequence[int], profile: bool) -> None:
+    """Batch by batch, one grid: milliseconds of the card, pictures per second, memory, seconds to record."""
+    size, _, precision = name.partition("-")
+    config = configuration(size)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        model, prefix, lengths = built(size, precision, RandomTensors(config, device, torch.bfloat16), config)
+        made = time.perf_counter() - started
+        example = random_pictures(1, SQUARE, device)
+        recorder = record if device == "cuda" else lambda run, pool: (run, run())
+        forward = partial(model.log_odds, grid=SQUARE, prefix=prefix, lengths=lengths)
+        graphs = Graphs(forward, example, sizes=batches, record=recorder)
+        report.row(
+            model=name, built_s=round(made, 1), recorded_s=round(graphs.cost.seconds, 1), reserved_gb=_reserved()
+        )
+        for batch in batches:
+            replay = graphs._graphs[batch][0]
+            ms = timed(replay, 100 if batch == 1 else 12)
+            report.row(model=name, **rates(ms, batch))
+            if profile and batch in (1, batches[-1]):
+                kernels(report, name, batch, replay)
+
+
+def _reserved() -> float:
+    return round(torch.cuda.memory_reserved() / 1e9, 2) if torch.cuda.is_available() else 0.0
+
+
+def kernels(report: Report, name: str, batch: int, replay: Callable[[], None]) -> None:
+    """Where one replay's time goes, kernel by kernel."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        replay()
+        torch.cuda.synchronize()
+    averages = sorted(trace.key_averages(), key=lambda each: -each.device_time_total)
+    total = sum(each.device_time_total for each in averages)
+    report.row(profile=name, batch=batch, kernels=sum(each.count for each in averages), busy_ms=round(total / 1e3, 3))
+    for each in averages[:22]:
+        report.row(kernel=each.key[:110], batch=batch, count=each.count, us=round(each.device_time_total, 1))
+
+
+def equality(report: Report, size: str, device: str) -> None:
+    """The same random weights and pictures through the library (in 32 and 16 bits) and through the scorer."""
+    from transformers import Qwen3VLForConditionalGeneration
+
+    config = configuration(size)
+    torch.manual_seed(0)
+    with torch.device(device), torch.inference_mode():
+        library = Qwen3VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16).eval()
+    tensors = LibraryTensors(library)
+    with torch.inference_mode():
+        ours = {kind: built(size, kind, tensors, config) for kind in ("bf16", "fp8")}
+        answers: dict[tuple[str, str], torch.Tensor] = {}
+        for level in GRIDS:
+            grid, pictures = level[0], random_pictures(4, level[0], device)
+            for kind, (model, prefix, lengths) in ours.items():
+                answers[kind, str(grid)] = model.log_odds(pictures, grid, prefix, lengths)[:, 0]
+            answers["library bf16", str(grid)] = by_library(library, pictures, grid)
+        library.float()
+        for level in GRIDS:
+            grid = level[0]
+            exact = by_library(library, random_pictures(4, grid, device), grid)
+            apart = {kind: answers[kind, str(grid)] - exact for kind in ("bf16", "fp8", "library bf16")}
+            report.row(
+                equality=size,
+                grid=str(grid),
+                logits=[round(value, 3) for value in exact.tolist()],
+                **{f"{kind} off by": round(float(gap.abs().max()), 4) for kind, gap in apart.items()},
+                apart=round(float((apart["bf16"] - apart["library bf16"]).abs().max()), 4),
+            )
+
+
+def by_library(model: Any, pictures: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """The library's own answer, eager: natural log-odds of yes."""
+    config, count = model.config, len(pictures)
+    image = [config.image_token_id] * grid.tokens
+    ids = torch.tensor([[*range(1000, 1000 + PREFIX), *image, *range(100, 100 + SUFFIX)]] * count)
+    ids = ids.to(pictures.device)
+    values = (pictures / 127.5 - 1).view(count, 3, grid.rows, 2, 16, grid.columns, 2, 16)
+    patches = values.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, 2, -1, -1)
+    logits = model(
+        input_ids=ids,
+        pixel_values=patches.reshape(-1, 3 * 2 * 16 * 16).to(model.dtype),
+        image_grid_thw=torch.tensor([[1, grid.rows * 2, grid.columns * 2]] * count, device=ids.device),
+        mm_token_type_ids=(ids == config.image_token_id).int(),
+        logits_to_keep=1,
+        use_cache=False,
+    ).logits[:, -1].float()  # fmt: skip
+    return logits[:, list(YES)].logsumexp(-1) - logits[:, list(NO)].logsumexp(-1)
+
+
+def eager(report: Report, size: str, device: str, batches: Sequence[int]) -> None:
+    """The library as it comes."""
+    from transformers import Qwen3VLForConditionalGeneration
+
+    with torch.device(device), torch.inference_mode():
+        library = Qwen3VLForConditionalGeneration._from_config(configuration(size), dtype=torch.bfloat16).eval()
+    with torch.inference_mode():
+        for batch in batches:
+            pictures = random_pictures(batch, SQUARE, device)
+            ms = timed(partial(by_library, library, pictures, SQUARE), 20 if batch == 1 else 4)
+            report.row(library=size, **rates(ms, batch))
+    report.row(library=size, reserved_gb=_reserved())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("models", nargs="*", help="4B, 8B, 32B, with -fp8 behind it for 8 bits")
+    parser.add_argument("--out", type=Path, default=Path("."))
+    parser.add_argument("--batches", type=int, nargs="*", default=BATCHES)
+    parser.add_argument("--equal", default="", help="compare this size with the library")
+    parser.add_argument("--products", nargs="*", default=[], help="single products of these sizes")
+    parser.add_argument("--eager", default="", help="measure the library at this size")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    report = Report(options.out)
+    card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    report.row(device=card, torch=torch.__version__)
+    report.attempt("limits", lambda: limits(report, device))
+    for size in options.products:
+        report.attempt(f"products {size}", partial(products, report, size, device))
+    if options.equal:
+        report.attempt("equality", lambda: equality(report, options.equal, device))
+    for name in options.models:
+        report.attempt(name, partial(speed, report, name, device, options.batches, options.profile))
+    if options.eager:
+        report.attempt("eager", lambda: eager(report, options.eager, device, (1, 64)))
+
+
+if __name__ == "__main__":
+    main()
