@@ -125,12 +125,14 @@ class Vision:
         self._tables: dict[Grid, tuple[torch.Tensor, Rotary]] = {}
 
     def _block(self, name: str, tensors: Tensors) -> VisionBlock:
-        norms = (
-            (tensors.tensor(f"{name}.{norm}.weight"), tensors.tensor(f"{name}.{norm}.bias"))
-            for norm in ("norm1", "norm2")
+        return VisionBlock(
+            norm1=(tensors.tensor(f"{name}.norm1.weight"), tensors.tensor(f"{name}.norm1.bias")),
+            norm2=(tensors.tensor(f"{name}.norm2.weight"), tensors.tensor(f"{name}.norm2.bias")),
+            qkv=_affine(tensors, f"{name}.attn.qkv"),
+            out=_affine(tensors, f"{name}.attn.proj"),
+            fc1=_affine(tensors, f"{name}.mlp.linear_fc1"),
+            fc2=_affine(tensors, f"{name}.mlp.linear_fc2"),
         )
-        parts = ("attn.qkv", "attn.proj", "mlp.linear_fc1", "mlp.linear_fc2")
-        return VisionBlock(*norms, *(_affine(tensors, f"{name}.{part}") for part in parts))
 
     def tables(self, grid: Grid) -> tuple[torch.Tensor, Rotary]:
         """Positions (patches, width) and rotary tables of a grid."""
@@ -207,9 +209,11 @@ class Language:
         def matrix(*parts: str) -> Any:
             return kind(torch.cat([tensors.tensor(f"{name}.{part}.weight") for part in parts]))
 
-        norms = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
         return Layer(
-            *(tensors.tensor(f"{name}.{norm}.weight") for norm in norms),
+            before=tensors.tensor(f"{name}.input_layernorm.weight"),
+            after=tensors.tensor(f"{name}.post_attention_layernorm.weight"),
+            query_norm=tensors.tensor(f"{name}.self_attn.q_norm.weight"),
+            key_norm=tensors.tensor(f"{name}.self_attn.k_norm.weight"),
             qkv=matrix("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
             out=matrix("self_attn.o_proj"),
             gate_up=matrix("mlp.gate_proj", "mlp.up_proj"),

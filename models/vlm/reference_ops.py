@@ -82,7 +82,7 @@ def attention(
     queries = queries or n
     q, k, v = qkv.view(rows, n, -1, size).split([heads, keys, keys], 2)
     own = torch.ones(n, n, dtype=torch.bool, device=qkv.device).tril()[n - queries :].expand(rows, -1, -1)
-    if prefix is not None:
+    if prefix is not None and lengths is not None:
         questions, longest = prefix.shape[1:3]
         before = prefix[:, torch.arange(rows, device=qkv.device) % questions]
         k, v = (torch.cat((cached, mine), 1) for cached, mine in zip(before, (k, v), strict=True))
