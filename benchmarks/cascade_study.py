@@ -24,9 +24,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cascade.calibration import Array, sigmoids
-from cascade.estimation import Labels, choose_calibration, class_weight, group_folds, resamples, splits, weighted_mcc
-from cascade.fit import Data, choose_band, course, course_out_of_fold, learn
+from cascade.data import Data
+from cascade.estimation import choose_calibration
+from cascade.fit import learn
+from cascade.measures import class_weight, weighted_mcc
 from cascade.profile import Member, Profile, Tier, load
+from cascade.resampling import Labels, group_folds, resamples, splits
+from cascade.routes import bands, choose_band, course, course_out_of_fold
 from cascade.trace import read_all
 from models.metrics import bootstrap, brier, ece, mcc
 
@@ -101,7 +105,8 @@ def simulate(n: int, seed: int) -> Data:
         columns.append(np.where(rng.random(n) < FLAT_NO[1], FLAT_NO[2], said) if e.key == FLAT_NO[0] else said)
     milliseconds = np.tile([ms for ms, _ in TIERS.values()], (n, 1))
     groups = tuple(f"camera {g}" for g in rng.integers(0, 50, n))
-    return Data(tuple(e.key for e in experts), np.clip(np.column_stack(columns), -20, 20), y, groups, milliseconds, "")
+    x = np.clip(np.column_stack(columns), -20, 20)
+    return Data(tuple(e.key for e in experts), x, y, groups, milliseconds, "", ((640, 360),) * n, ({},) * n)
 
 
 @dataclass(frozen=True)
@@ -129,10 +134,9 @@ def compare(train: Data, test: Data, profile: Profile, share: float) -> dict[str
     fitted = course(test, profile.model_copy(update={"fit": fit}))
     methods["stack"] = Outcome(fitted.p[:, -1], everybody)
     budget = share * float(train.milliseconds.sum(axis=1).mean())
-    band = choose_band(
-        course_out_of_fold(train, profile), train.y, class_weight(train.y, profile.prevalence), budget_ms=budget
-    )
-    p, milliseconds, _ = fitted.outcome(band)
+    out = course_out_of_fold(train, profile)
+    band = choose_band(bands(out, train.y, class_weight(train.y, profile.prevalence)), budget_ms=budget)
+    p, milliseconds, _ = fitted.outcome((band.low, band.high))
     methods[f"cascade, aimed at {share:.0%} of the cost"] = Outcome(p, milliseconds)
     return methods
 

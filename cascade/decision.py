@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cascade.conditions import claims, settled
 from cascade.fusion import Fusion
 from cascade.profile import Profile, Tier
 from cascade.routing import next_step
@@ -19,6 +20,7 @@ class Decision:
 
     def __init__(self, profile: Profile, fusion: Fusion, size: tuple[int, int]) -> None:
         self._band, self._fusion, self._rule = profile.band, fusion, profile.second_question
+        self._size = size
         self._waiting = deque(t for t in profile.tiers if any(member.concerns(size) for member in t.members))
         self._opinions: dict[str, Opinion] = {}
         self._failures: list[Failure] = []
@@ -46,7 +48,10 @@ class Decision:
             self._asked.append(tier.name)
         self._opinions.update((opinion.model, opinion) for opinion in opinions)
         self._failures.extend(failures)
-        self._estimate = self._fusion.estimate({key: opinion.logit for key, opinion in self._opinions.items()})
+        logits = {key: opinion.logit for key, opinion in self._opinions.items()}
+        heard = [key for key in logits if self._fusion.hears(key)]
+        conditions = settled(self._size, claims(self._opinions.values()), heard)
+        self._estimate = self._fusion.estimate(logits, conditions)
 
     def second_question(self) -> Sequence[Mapping[str, Any]] | None:
         """Boxes to show to the model of the profile's second question, if another member that points at them says

@@ -85,10 +85,11 @@ class Engine:
         decision = Decision(plan.profile, plan.fusion, frame.size)
         if cheaply:
             decision.cheapest_only()
+        expected_ms = partial(tiers.expected_ms, supervisors=plan.supervisors, size=frame.size)
         plan.requests += 1
         plan.idle.clear()
         try:
-            while tier := decision.next(deadline.remaining() * 1e3, lambda t: tiers.expected_ms(t, plan.supervisors)):
+            while tier := decision.next(deadline.remaining() * 1e3, expected_ms):
                 answers = await tiers.ask(tier, plan.supervisors, frame, deadline, caller)
                 decision.add(tier, answers.opinions, answers.failures)
                 await self._ask_again(plan, decision, tier, frame, deadline, caller)

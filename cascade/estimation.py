@@ -1,4 +1,4 @@
-"""Estimation: the regression, calibrations, intervals, folds and resamples that `cascade.fit` is made of. numpy only.
+"""The regression, the calibrations and the intervals that `cascade.fit` is made of. numpy only.
 
 Scores are natural log-odds (N,), labels int {0, 1} (N,). A calibration is shrunk a little towards the identity, and no
 weight is ever negative, so that more evidence for road work never lowers the probability.
@@ -6,10 +6,7 @@ weight is ever negative, so that more evidence for road work never lowers the pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
-from numpy.typing import NDArray
 
 from cascade.calibration import (
     MAX_LOGIT,
@@ -25,11 +22,8 @@ from cascade.calibration import (
     sigmoids,
     softplus,
 )
+from cascade.resampling import Index, Labels, splits
 
-Labels = NDArray[np.int64]
-Index = NDArray[np.int64]
-
-FOLDS = 5
 RIDGE = 1.0  # strength of the pull towards what is known, in pictures' worth of curvature
 INTERVAL_KNOTS = 200
 METHODS = ("identity", "temperature", "platt", "beta", "isotonic")
@@ -102,14 +96,14 @@ def choose_calibration(z: Array, y: Labels, folds: Index) -> tuple[Calibration, 
         out = np.empty(len(z))
         for train, test in splits(folds):
             out[test] = fit_calibration(method, z[train], y[train]).apply(z[test])
-        losses[method] = log_loss(y, out)
+        losses[method] = float(log_losses(y, out).mean())
     best = min(METHODS, key=lambda method: (round(losses[method], 4), METHODS.index(method)))
     return fit_calibration(best, z, y), losses
 
 
-def log_loss(y: Labels, z: Array) -> float:
-    """Mean negative log likelihood of labels y (N,) under log-odds z (N,)."""
-    return float(np.mean(softplus(z) - y * z))
+def log_losses(y: Labels, z: Array) -> Array:
+    """Negative log likelihood (N,) of labels y (N,) under log-odds z (N,)."""
+    return softplus(z) - y * z
 
 
 Block = tuple[float, float, float]  # pictures, sum of their scores, road work among them
@@ -158,61 +152,3 @@ def fit_interval(z: Array, y: Labels) -> VennAbers:
             bounds[label, j] = ((seen + label) / span).min(axis=1).max()
     low, high = logits(bounds)
     return VennAbers(x=tuple(map(float, x)), low=tuple(map(float, low)), high=tuple(map(float, high)))
-
-
-# --- folds and resamples ---------------------------------------------------------------------------------------------
-
-
-def group_folds(groups: Sequence[str], y: Labels, folds: int = FOLDS) -> Index:
-    """A fold (0..) for each picture; a group lies in one. Large groups first, each to the fold that has least so far,
-    both labels counting alike. With fewer than `folds` groups every picture is its own group."""
-    names, where = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) < folds:
-        where = np.random.default_rng(0).permutation(len(y))
-    share = np.column_stack([y, 1 - y]) / np.maximum([y.sum(), len(y) - y.sum()], 1)
-    sizes = np.zeros((int(where.max()) + 1, 2))
-    np.add.at(sizes, where, share)
-    load, fold = np.zeros((folds, 2)), np.zeros(len(sizes), dtype=np.int64)
-    for group in np.argsort(-sizes.sum(axis=1), kind="stable"):
-        fold[group] = np.argmin(((load + sizes[group]) ** 2).sum(axis=1) - (load**2).sum(axis=1))
-        load[fold[group]] += sizes[group]
-    return fold[where]
-
-
-def splits(folds: Index) -> Iterator[tuple[Index, Index]]:
-    """(train, test) positions of each fold."""
-    for fold in np.unique(folds):
-        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-
-
-def resamples(groups: Sequence[str], n: int, seed: int) -> Iterator[Array]:
-    """`n` times how often each picture (N,) is drawn: whole groups if there are ten or more, else single pictures."""
-    names, where = np.unique(np.asarray(groups), return_inverse=True)
-    units = where if len(names) >= 10 else np.arange(len(groups))
-    rng, count = np.random.default_rng(seed), int(units.max()) + 1
-    for _ in range(n):
-        yield np.bincount(rng.integers(0, count, count), minlength=count).astype(float)[units]
-
-
-def weighted_mcc(y: Labels, yes: NDArray[np.bool_], weight: Array) -> float:
-    """MCC of the decisions `yes` (N,) when picture i counts weight[i] times; 0 where it is undefined."""
-    tp, fp = float(weight[yes & (y == 1)].sum()), float(weight[yes & (y == 0)].sum())
-    fn, tn = float(weight[~yes & (y == 1)].sum()), float(weight[~yes & (y == 0)].sum())
-    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return (tp * tn - fp * fn) / float(np.sqrt(product)) if product > 0 else 0.0
-
-
-def mcc_at(y: Labels, z: Array, weight: Array, thresholds: Array) -> Array:
-    """`weighted_mcc` of z > t for each of `thresholds` (T,), rising."""
-    order = np.argsort(z)
-    cut = np.searchsorted(z[order], thresholds, side="right")
-    fn, tn = (np.concatenate([[0.0], np.cumsum((weight * (y == label))[order])])[cut] for label in (1, 0))
-    tp, fp = weight[y == 1].sum() - fn, weight[y == 0].sum() - tn
-    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return np.asarray(np.where(product > 1e-9, (tp * tn - fp * fn) / np.sqrt(np.maximum(product, 1e-9)), 0.0))
-
-
-def class_weight(y: Labels, prevalence: float) -> Array:
-    """Weights (N,) under which the share of road work is `prevalence`."""
-    share = float(y.mean())
-    return np.where(y == 1, prevalence / share, (1.0 - prevalence) / (1.0 - share))

@@ -12,18 +12,19 @@ others, the second throws away how sure each member is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cascade.calibration import (
     Array,
     Calibration,
     Identity,
     Part,
+    Platt,
     VennAbers,
     bounded,
     logit,
@@ -32,6 +33,7 @@ from cascade.calibration import (
     sigmoid,
     sigmoids,
 )
+from cascade.conditions import KNOWN
 
 Method = Literal["log-odds", "geometric-mean", "vote"]
 
@@ -62,6 +64,7 @@ class Fit(Part):
     """Everything that `calibrate` learns for one profile: the content of `<profile>.fit.json`.
 
     prevalence: share of road work in the data it was fitted on; date: ISO 8601; data_sha256: of pictures and labels.
+    conditions: what `cascade.conditions` change in the calibrated log-odds; those that are not named change nothing.
     shift: log-odds added at the very end, so that the decision with the best MCC lies at 0.5.
     """
 
@@ -74,7 +77,14 @@ class Fit(Part):
     members: Mapping[str, Calibration]
     pooled: Stack
     subsets: Mapping[str, Stack]
+    conditions: Mapping[str, Platt] = Field(default_factory=dict)
     shift: float = 0.0
+
+    @model_validator(mode="after")
+    def _known_conditions(self) -> Self:
+        if strange := sorted(set(self.conditions) - KNOWN):
+            raise ValueError(f"conditions: expected some of {', '.join(sorted(KNOWN))}, got {', '.join(strange)}")
+        return self
 
 
 def subset_key(models: Iterable[str]) -> str:
@@ -105,19 +115,24 @@ class Fusion:
         fitted = self._fit.prevalence if self._fit else 0.5  # an opinion of 0 says nothing either way: even odds
         self._shift = prior_shift(fitted, prevalence) + (self._fit.shift if self._fit else 0.0)
 
-    def estimate(self, opinions: Mapping[str, float]) -> Estimate:
-        """The pooled estimate of {model: logit}. Models without a weight (or of weight 0) are not heard."""
-        heard = sorted(key for key in opinions if self.weights.get(key, 0.0) > 0.0)
+    def hears(self, model: str) -> bool:
+        """Whether a model has any weight; one that has none changes nothing."""
+        return self.weights.get(model, 0.0) > 0.0
+
+    def estimate(self, opinions: Mapping[str, float], conditions: Sequence[str] = ()) -> Estimate:
+        """The pooled estimate of {model: logit}. Models without a weight (or of weight 0) are not heard. conditions: of
+        the picture, as `cascade.conditions.settled` gives them."""
+        heard = sorted(key for key in opinions if self.hears(key))
         if not heard:
             return self.prior
         if self._fit is not None:
-            return self._fitted(self._fit, heard, opinions)
+            return self._fitted(self._fit, heard, opinions, conditions)
         z = np.array([bounded(opinions[key]) for key in heard])
         pooled = self._pool(z, np.array([self.weights[key] for key in heard]))
         p = sigmoid(pooled + self._shift)
         return Estimate(p, p, p)
 
-    def _fitted(self, fit: Fit, heard: list[str], opinions: Mapping[str, float]) -> Estimate:
+    def _fitted(self, fit: Fit, heard: list[str], opinions: Mapping[str, float], conditions: Sequence[str]) -> Estimate:
         stack = fit.subsets.get(subset_key(heard), fit.pooled)
         z = stack.bias
         for key in heard:
@@ -125,11 +140,18 @@ class Fusion:
             if key in fit.members:
                 value = float(fit.members[key].apply(value))
             z += stack.weights.get(key, 0.0) * value
-        p = sigmoid(float(stack.calibration.apply(z)) + self._shift)
+
+        def said(log_odds: Array) -> float:
+            for condition in conditions:
+                if condition in fit.conditions:
+                    log_odds = fit.conditions[condition].apply(log_odds)
+            return sigmoid(float(log_odds) + self._shift)
+
+        p = said(stack.calibration.apply(z))
         if stack.interval is None:
             return Estimate(p, p, p)
         low, high = stack.interval.interval(z)
-        return Estimate(p, min(p, sigmoid(float(low) + self._shift)), max(p, sigmoid(float(high) + self._shift)))
+        return Estimate(p, min(p, said(low)), max(p, said(high)))
 
 
 def log_odds(z: Array, weights: Array) -> float:

@@ -45,10 +45,16 @@ async def ask(
     )
 
 
-def expected_ms(tier: Tier, supervisors: Mapping[str, Supervisor]) -> float:
-    """What asking the tier now would take: what the profile says, or more if the members were slower than that lately,
-    or have work waiting."""
-    return max(tier.expected_ms, *(1e3 * supervisors[member.model].expected for member in tier.members))
+def expected_ms(tier: Tier, supervisors: Mapping[str, Supervisor], size: tuple[int, int]) -> float:
+    """What asking the tier now about a picture of `size` would take: what the profile says, or more if a member that is
+    concerned and can answer was slower than that lately, or has work waiting; but nobody is waited for beyond his
+    time-out."""
+    found = [tier.expected_ms]
+    for member in tier.members:
+        supervisor = supervisors[member.model]
+        if member.concerns(size) and supervisor.available:
+            found.append(min(1e3 * supervisor.expected, member.timeout_ms))
+    return max(found)
 
 
 def readiness(tier: Tier, supervisors: Mapping[str, Supervisor]) -> TierReadiness:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -13,6 +14,48 @@ WIDTH, HEIGHT = 460, 340
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 14, 44
 ACROSS, DOWN = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 MOST_TIERS = 4  # colours there are
+COLUMNS = 10  # of a reliability diagram
+Form = Callable[[float], str]  # how a figure beside the grid is written
+
+
+def _tenths(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"
+
+
+def columns(
+    labels: Sequence[int], said: Sequence[float], weight: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
+    """The filled columns of a reliability diagram (see `metrics.Bin`), [] for no pictures. weight: how much each one
+    counts, 1 by default. low, high: Wilson's 95 % interval of the share of road work, for as many pictures of equal
+    weight as would be as sure (Kish)."""
+    y, p = np.asarray(labels), np.asarray(said, dtype=float)
+    w = np.ones(len(y)) if weight is None else np.asarray(weight, dtype=float)
+    index = np.minimum((p * COLUMNS).astype(int), COLUMNS - 1)
+    found = []
+    for column in np.unique(index):
+        own = index == column
+        share = float(np.average(y[own], weights=w[own]))
+        found.append(
+            {
+                "left": float(column / COLUMNS),
+                "right": float((column + 1) / COLUMNS),
+                "count": int(own.sum()),
+                "mean_probability": float(np.average(p[own], weights=w[own])),
+                "share_of_roadwork": share,
+                **_wilson(share, float(w[own].sum() ** 2 / (w[own] ** 2).sum())),
+            }
+        )
+    return found
+
+
+def _wilson(share: float, count: float, z: float = 1.96) -> dict[str, float]:
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
 
 
 def reliability(columns: Sequence[Mapping[str, Any]]) -> str:
@@ -20,7 +63,7 @@ def reliability(columns: Sequence[Mapping[str, Any]]) -> str:
     if not columns:
         return "<p>No scored answers.</p>"
     most = max(column["count"] for column in columns)
-    parts = [_grid("probability said", "share that was road work", 1.0, _hundredths)]
+    parts = [_grid("probability said", "share that was road work", 1.0, _tenths)]
     parts.append(f'<line class="ideal" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>')
     spots = [(_x(c["mean_probability"]), _y(c["share_of_roadwork"])) for c in columns]
     for (x, y), column in zip(spots, columns, strict=True):
@@ -41,23 +84,48 @@ def routing(points: Sequence[Mapping[str, Any]]) -> str:
     parts = [_grid("milliseconds", "probability", top, _plain)]
     parts.append(f'<line class="half" x1="{_x(0)}" y1="{_y(0.5)}" x2="{_x(1)}" y2="{_y(0.5)}"/>')
     for point in points:
-        x, y, label = _x(point["milliseconds"] / top), _y(point["prediction"]), point["label"]
-        tiers = point["tiers"]
-        kind = f"t{min(len(tiers), MOST_TIERS)}" if tiers is not None else "t0"
-        wrong = label is not None and (point["prediction"] > 0.5) != (label == 1)
+        label, tiers = point["label"], point["tiers"]
         words = {None: "organic", 0: "clear", 1: "road work"}[label]
         title = f"{words}: {point['prediction']:.3f} in {point['milliseconds']:.0f} ms"
         title += f", {' > '.join(tiers)}; {point['stop']}" if tiers is not None else ""
-        shape = (
-            f'<path d="M{x} {y - 5}l5 8.6h-10z"' if label == 1 else f'<circle cx="{x}" cy="{y}" r="4"'
-        ) + f' class="{kind}{" wrong" if wrong else ""}"'
-        tag = "path" if label == 1 else "circle"
-        parts.append(f"{shape}><title>{escape(title)}</title></{tag}>")
-    return _svg("Routing plot", parts) + _legend(points)
+        x, y = _x(point["milliseconds"] / top), _y(point["prediction"])
+        parts.append(_spot(x, y, label, tiers, point["prediction"], title))
+    return _svg("Routing plot", parts) + _legend([point["tiers"] for point in points])
 
 
-def _legend(points: Sequence[Mapping[str, Any]]) -> str:
-    names = {len(point["tiers"]): " > ".join(point["tiers"]) for point in points if point["tiers"] is not None}
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """One picture: the probability after the first tier, the one that was answered, its label, the tiers asked."""
+
+    first: float
+    last: float
+    label: int
+    tiers: tuple[str, ...]
+
+
+def escalation(points: Sequence[Routed], band: tuple[float, float]) -> str:
+    """What the first tier said against what was answered; marks as in `routing`, the exit band shaded."""
+    low, high = _x(band[0]), _x(band[1])
+    parts = [f'<rect class="exit" x="{low}" y="{_y(1)}" width="{high - low:.1f}" height="{DOWN}"/>']
+    parts.append(_grid("probability after the first tier", "probability answered", 1.0, _tenths))
+    parts.append(f'<line class="half" x1="{_x(0)}" y1="{_y(0.5)}" x2="{_x(1)}" y2="{_y(0.5)}"/>')
+    for point in points:
+        truth = ("clear", "road work")[point.label]
+        title = f"{truth}: {point.first:.3f}, then {point.last:.3f}, {' > '.join(point.tiers)}"
+        parts.append(_spot(_x(point.first), _y(point.last), point.label, point.tiers, point.last, title))
+    return _svg("Routing plot", parts) + _legend([point.tiers for point in points])
+
+
+def _spot(x: float, y: float, label: int | None, tiers: Sequence[str] | None, said: float, title: str) -> str:
+    """Colour: how many tiers were asked; shape: the label; ring: a wrong side."""
+    kind = f"t{min(len(tiers), MOST_TIERS)}" if tiers is not None else "t0"
+    wrong = " wrong" if label is not None and (said > 0.5) != (label == 1) else ""
+    tag, shape = ("path", f'd="M{x} {y - 5}l5 8.6h-10z"') if label == 1 else ("circle", f'cx="{x}" cy="{y}" r="4"')
+    return f'<{tag} {shape} class="{kind}{wrong}"><title>{escape(title)}</title></{tag}>'
+
+
+def _legend(asked: Sequence[Sequence[str] | None]) -> str:
+    names = {len(tiers): " > ".join(tiers) for tiers in asked if tiers is not None}
     colours = [f'<i class="key t{min(n, MOST_TIERS)}"></i>{escape(names[n] or "none")}' for n in sorted(names)]
     shapes = ["&#9650; road work", "&#9679; clear", '<i class="key ring"></i>wrong side of 0.5']
     return f'<p class="legend">{" ".join(f"<span>{entry}</span>" for entry in colours + shapes)}</p>'
@@ -70,7 +138,7 @@ def latency(milliseconds: Sequence[float], times: Mapping[str, float] | None) ->
     top = _round_up(max(milliseconds))
     counts, edges = np.histogram(milliseconds, 24, (0, top))
     most = int(counts.max())
-    parts = [_grid("milliseconds", f"answers (highest column {most})", top, _plain, labels_up=False)]
+    parts = [_grid("milliseconds", f"answers (highest column {most})", top, _plain, rise=None)]
     for count, left, right in zip(counts.tolist(), edges[:-1], edges[1:], strict=True):
         x0, x1, y = _x(float(left) / top), _x(float(right) / top), _y(count / most * 0.94)
         parts.append(
@@ -85,6 +153,22 @@ def latency(milliseconds: Sequence[float], times: Mapping[str, float] | None) ->
             f'<text class="tag" x="{x + shift}" y="{_y(1) + 11 + 13 * i}" text-anchor="{anchor}">{name}</text>'
         )
     return _svg("Latency histogram", parts)
+
+
+def trade_off(points: Sequence[tuple[float, float]], chosen: tuple[float, float]) -> str:
+    """Each exit band by the mean milliseconds it takes and the MCC it gives; the chosen one is filled."""
+    top = _round_up(max(ms for ms, _ in points))
+    least, most = min(mcc for _, mcc in points), max(mcc for _, mcc in points)
+    spread = max(most - least, 0.01)
+
+    def height(mcc: float) -> float:
+        return (mcc - least) / spread
+
+    grid = _grid("mean milliseconds", "MCC", top, _plain, lambda share: f"{least + share * spread:.3f}")
+    dots = [f'<circle class="band" cx="{_x(ms / top)}" cy="{_y(height(mcc))}" r="3"/>' for ms, mcc in points]
+    ms, mcc = chosen
+    dot = f'<circle class="dot" cx="{_x(ms / top)}" cy="{_y(height(mcc))}" r="6">'
+    return _svg("Cost and worth of exit bands", [grid, *dots, f"{dot}<title>{mcc:.3f} in {ms:.1f} ms</title></circle>"])
 
 
 def bars(counts: Mapping[str, int], caption: str) -> str:
@@ -102,15 +186,16 @@ def _svg(name: str, parts: Sequence[str]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
 
 
-def _grid(across: str, up: str, top: float, form: Any, labels_up: bool = True) -> str:
-    """Five lines each way with their figures. top: the value at the right edge."""
+def _grid(across: str, up: str, top: float, form: Form, rise: Form | None = _tenths) -> str:
+    """Five lines each way with their figures. top: the value at the right edge. rise: the figure at a share of the
+    height, None for no figures."""
     parts = []
     for i in range(6):
         share = i / 5
         parts.append(f'<line class="grid" x1="{_x(0)}" y1="{_y(share)}" x2="{_x(1)}" y2="{_y(share)}"/>')
         parts.append(f'<text x="{_x(share)}" y="{_y(0) + 16}" text-anchor="middle">{form(share * top)}</text>')
-        if labels_up:
-            parts.append(f'<text x="{LEFT - 7}" y="{_y(share) + 4}" text-anchor="end">{_hundredths(share)}</text>')
+        if rise:
+            parts.append(f'<text x="{LEFT - 7}" y="{_y(share) + 4}" text-anchor="end">{rise(share)}</text>')
     parts.append(f'<text x="{LEFT + ACROSS / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(across)}</text>')
     middle = TOP + DOWN / 2
     parts.append(f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(up)}</text>')
@@ -123,14 +208,6 @@ def _x(share: float) -> float:
 
 def _y(share: float) -> float:
     return round(TOP + DOWN * (1 - share), 1)
-
-
-def _hundredths(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def _plain(value: float) -> str:
-    return f"{value:g}"
 
 
 def _round_up(value: float) -> float:

@@ -12,19 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
 from cascade.trace import Record
-from miner.charts import bars, latency, reliability, routing
+from miner.charts import bars, columns, latency, reliability, routing
 from miner.scoring import ACCURACY_WINDOW, MCC_WINDOW, Scorer, Standing
+from miner.webpage import card, document, number, table
 from models import metrics
 
 SCHEMA = 1
 DRAWN = "drawn pictures: a demonstration, not a benchmark"
-TEMPLATE = Path(__file__).with_name("report.html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ def figures(run: Run, board: Board, records: Iterable[Record] = ()) -> dict[str,
             "validators": [{**asdict(standing), **_answers(board.of(i))} for i, standing in enumerate(board.standings)],
         },
         "quality": _quality(scored),
-        "reliability": _reliability(scored),
+        "reliability": columns([e.label for e in scored], [e.prediction for e in scored]),
         "milliseconds": _times([e.milliseconds for e in exchanges if e.valid]),
         "views": _views(scored),
         "cascade": _cascade([traced[e.sha256] for e in exchanges if e.sha256 in traced]),
@@ -162,18 +161,6 @@ def _quality(scored: Sequence[Exchange]) -> dict[str, Any] | None:
     if not scored:
         return None
     return metrics.summary([e.label for e in scored], [e.prediction for e in scored])
-
-
-def _reliability(scored: Sequence[Exchange]) -> list[dict[str, Any]]:
-    """The filled columns of the reliability diagram; low and high: Wilson's 95 % interval of the share."""
-    columns = metrics.reliability([e.label for e in scored], [e.prediction for e in scored]) if scored else []
-    return [{**asdict(b), **_wilson(b.share_of_roadwork, b.count)} for b in columns if b.count]
-
-
-def _wilson(share: float, count: int, z: float = 1.96) -> dict[str, float]:
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
 
 
 def _times(milliseconds: Sequence[float]) -> dict[str, float] | None:
@@ -267,21 +254,45 @@ def page(values: Mapping[str, Any]) -> str:
             else []
         ),
     ]
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=f"StreetVision miner: {answers['answered']} of {answers['challenges']} challenges answered",
-        note=f'<p class="note">{escape(values["note"])}</p>' if values["note"] else "",
-        about=_about(run),
-        tiles="".join(f"<div class=tile><span>{n}</span><strong>{v}</strong><em>{h}</em></div>" for n, v, h in tiles),
-        reliability=reliability(values["reliability"]),
-        routing=routing(answered),
-        latency=latency([p["milliseconds"] for p in answered], times),
-        cascade=_cascade_card(cascade),
-        views=_views_table(values["views"]),
-        validators=_validators_table(values["reward"]["validators"]),
-        failures=_table(("cause", "count"), [(escape(cause), n) for cause, n in answers["failures"].items()])
-        if answers["failures"]
-        else "<p>None.</p>",
+    failures = answers["failures"]
+    cards = (
+        card(
+            "Reliability",
+            "Of the pictures given a probability, how many were road work. On the dashed line, the miner means what it "
+            "says. Bars are 95 % intervals, areas count pictures.",
+            reliability(values["reliability"]),
+        ),
+        card(
+            "Routing",
+            "Every answer by the time it took and the probability it gave. Colour tells the tiers that were asked.",
+            routing(answered),
+        ),
+        card(
+            "Latency",
+            "From the signed request to the number, as the validators see it. They wait 9 seconds.",
+            latency([p["milliseconds"] for p in answered], times),
+        ),
+        _cascade_card(cascade),
+        card(
+            "By era and level",
+            "January 2026: 224 x 224, changed by level 0 to 3; crops may cut the road work out. May 2026: native size, "
+            "unchanged.",
+            _views_table(values["views"]),
+        ),
+        card(
+            "Validators",
+            "Each with its own key and its own windows. Organic requests carry no label and are not scored. Average: "
+            "the moving average that becomes the weight.",
+            _validators_table(values["reward"]["validators"]),
+        ),
+        card(
+            "Failures by cause",
+            "" if failures else "None.",
+            table(("cause", "count"), [(escape(cause), n) for cause, n in failures.items()]) if failures else "",
+        ),
     )
+    title = f"StreetVision miner: {answers['answered']} of {answers['challenges']} challenges answered"
+    return document(title, _about(run), tiles, cards, values["note"])
 
 
 def _views_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -293,22 +304,22 @@ def _views_table(rows: Sequence[Mapping[str, Any]]) -> str:
             "native" if r["level"] is None else r["level"],
             r["n"],
             r["positives"],
-            *(_number(r[name]) for name in names),
+            *(number(r[name]) for name in names),
             f"{r['p50']:.0f} ms",
         )
         for r in rows
     ]
-    return _table(head, cells)
+    return table(head, cells)
 
 
 def _validators_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ("validator", "asked", "answered", "organic", "MCC", "accuracy", "reward", "average")
     names = ("mcc", "accuracy", "reward", "score")
     cells = [
-        (f"#{i}", r["challenges"], r["answered"], r["organic"], *(_number(r[name]) for name in names))
+        (f"#{i}", r["challenges"], r["answered"], r["organic"], *(number(r[name]) for name in names))
         for i, r in enumerate(rows)
     ]
-    return _table(head, cells)
+    return table(head, cells)
 
 
 def _quality_tiles(quality: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
@@ -317,8 +328,8 @@ def _quality_tiles(quality: Mapping[str, Any] | None) -> list[tuple[str, str, st
     return [
         (
             name,
-            _number(quality[key]["value"]),
-            f"95 %: {_number(quality[key]['low'])} to {_number(quality[key]['high'])}",
+            number(quality[key]["value"]),
+            f"95 %: {number(quality[key]['low'])} to {number(quality[key]['high'])}",
         )
         for name, key in (("AUC", "auc"), ("ECE", "ece"), ("Brier", "brier"))
     ]
@@ -326,7 +337,7 @@ def _quality_tiles(quality: Mapping[str, Any] | None) -> list[tuple[str, str, st
 
 def _about(run: Mapping[str, Any]) -> str:
     who = f"uid {run['uid']}" if run["uid"] is not None else "not registered"
-    return escape(
+    return (
         f"{run['hotkey']} ({who}) on {run['network']}; {run['validators']} validators, {run['source']}, "
         f"eras {' and '.join(run['eras'])}, seed {run['seed']}; {run['started']}, {run['seconds']:.1f} s"
     )
@@ -335,26 +346,11 @@ def _about(run: Mapping[str, Any]) -> str:
 def _cascade_card(cascade: Mapping[str, Any] | None) -> str:
     if cascade is None:
         return ""
-    models = _table(
+    models = table(
         ("model", "opinions", "p50"),
         [(escape(name), m["opinions"], f"{m['p50']:.0f} ms") for name, m in cascade["models"].items()],
     )
     share = f"{cascade['degraded']} of {cascade['verdicts']}"
     degraded = f"<p>{share} verdicts went without a member that should have answered.</p>"
-    return (
-        "<section><h2>Tiers asked, and where it stopped</h2>"
-        + bars(cascade["tiers"], "tiers")
-        + bars(cascade["stops"], "stopped because")
-        + models
-        + (degraded if cascade["degraded"] else "")
-        + "</section>"
-    )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=scroll><table><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{body}</table></div>"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    body = bars(cascade["tiers"], "tiers") + bars(cascade["stops"], "stopped because") + models
+    return card("Tiers asked, and where it stopped", "", body + (degraded if cascade["degraded"] else ""))

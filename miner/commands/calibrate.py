@@ -8,21 +8,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cascade.fit import FitError, Fitted, TierCheck, check, fit_profile
+from cascade.data import FitError
 from cascade.profile import SHIPPED, Profile, fit_path
 from cascade.trace import Record, write
+from cascade.worth import Fitted, TierCheck, check, fit_profile
 from miner.assembly import profile_of, running_engine
+from miner.calibration_report import MEASURES, gain, interval, page
+from miner.charts import columns
 from miner.recording import read_traces, record
 from miner.settings import Settings, UsageError, parse
 from models.data.labelled import read_folder
-
-MEASURES = {"mcc": "MCC", "accuracy": "accuracy", "auc": "AUC", "ece": "ECE", "brier": "Brier"}
 
 
 class Calibrate(Settings):
@@ -32,6 +34,7 @@ class Calibrate(Settings):
     traces: Path | None = Field(None, description="Or labelled trace lines, recorded before.")
     record: Path | None = Field(None, description="Keep the opinions taken from --images in this trace file.")
     out: Path | None = Field(None, description="Where the fit goes. Default: beside the profile, where it is used.")
+    report: Path | None = Field(None, description="HTML page with reliability and routing. Default: beside the fit.")
     check: bool = Field(False, description="Say whether each tier earns its cost; fit nothing.")
     max_lost_mcc: float = Field(0.01, ge=0, le=1, description="MCC that the exit band may give up to save time.")
     budget_ms: float | None = Field(
@@ -54,8 +57,13 @@ def main(arguments: Sequence[str]) -> int:
     except FitError as error:
         raise UsageError(str(error)) from None
     out = settings.out or fit_path(_path(settings.profile))
-    fitted.save(out)
-    return _say_fit(fitted, out, settings.as_json)
+    report = settings.report or out.with_suffix(".html")
+    try:
+        fitted.save(out)
+        report.write_text(page(fitted), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{error.filename or out}: {error.strerror}; name another place with --out") from None
+    return _say_fit(fitted, out, report, settings.as_json)
 
 
 async def _recorded(settings: Calibrate, profile: Profile) -> list[Record]:
@@ -77,28 +85,28 @@ def _path(profile: str) -> Path:
     return path if path.suffix == ".toml" else SHIPPED / f"{profile}.toml"
 
 
-def _say_fit(fitted: Fitted, out: Path, as_json: bool) -> int:
-    parts = {"before": fitted.before, "after": fitted.after, "asking every tier": fitted.asking_all}
+def _say_fit(fitted: Fitted, out: Path, report: Path, as_json: bool) -> int:
+    ways = fitted.ways
     if as_json:
-        sys.stdout.write(json.dumps({"fit": str(out), "band": fitted.fit.band, **parts}) + "\n")
+        values = {name: {**way.worth, "reliability": _columns(fitted, way.p.tolist())} for name, way in ways.items()}
+        written = {"fit": str(out), "report": str(report), "band": fitted.fit.band, "gain": fitted.gain}
+        sys.stdout.write(json.dumps(written | values) + "\n")
         return 0
-    table = Table("", *parts, title=f"{fitted.profile.name}: {len(fitted.labels)} pictures, out of fold")
+    title = f"{fitted.profile.name}: {len(fitted.labels)} pictures, out of fold"
+    table = Table("", *ways, title=f"{title}, as with {fitted.profile.prevalence:.0%} road work")
     for key, name in MEASURES.items():
-        table.add_row(name, *(_interval(part[key]) for part in parts.values()))
-    table.add_row("asked a second tier", *(f"{part['escalated']:.1%}" for part in parts.values()))
-    table.add_row("mean ms", *(f"{part['mean_ms']:.1f}" for part in parts.values()))
+        table.add_row(name, *(interval(way.worth[key]) for way in ways.values()))
+    table.add_row("asked a second tier", *(f"{way.worth['escalated']:.1%}" for way in ways.values()))
+    table.add_row("mean ms", *(f"{way.worth['mean_ms']:.1f}" for way in ways.values()))
     console = Console()
     console.print(table)
-    console.print(f"exit band {fitted.fit.band}, written to {out}", highlight=False)
+    console.print(f"MCC after - before: {gain(fitted.gain)}, paired", highlight=False)
+    console.print(f"exit band {fitted.fit.band}, written to {out}; diagrams in {report}", highlight=False)
     return 0
 
 
-def _interval(measure: dict[str, float | None]) -> str:
-    if measure["value"] is None:
-        return "-"
-    if measure["low"] is None:
-        return f"{measure['value']:.3f}"
-    return f"{measure['value']:.3f} ({measure['low']:.3f} to {measure['high']:.3f})"
+def _columns(fitted: Fitted, said: Sequence[float]) -> list[dict[str, Any]]:
+    return columns(fitted.labels.tolist(), said, fitted.weight.tolist())
 
 
 def _say_checks(checks: Sequence[TierCheck], as_json: bool) -> int:
@@ -107,9 +115,9 @@ def _say_checks(checks: Sequence[TierCheck], as_json: bool) -> int:
         return 0
     table = Table("tier", "MCC with", "without", "gain (95 %)", "added ms", "verdict")
     for one in checks:
-        gain = f"{one.gain:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+        brings = gain((one.gain, one.low, one.high))
         verdict = "earns its cost" if one.earns else "drop it"
         with_, without = f"{one.mcc_with:.3f}", f"{one.mcc_without:.3f}"
-        table.add_row(one.tier, with_, without, gain, f"{one.added_ms:+.1f}", verdict)
+        table.add_row(one.tier, with_, without, brings, f"{one.added_ms:+.1f}", verdict)
     Console().print(table)
     return 0

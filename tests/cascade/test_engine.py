@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 from cascade_helpers import QUICK, picture, profile_of, running, tier, until
@@ -72,6 +73,22 @@ async def test_nor_is_one_whose_members_have_a_backlog() -> None:
         assert verdict.stop is Stop.NO_TIME
         gate.set()
         assert len((await first).opinions) == 2
+
+
+async def test_members_that_will_not_be_asked_cost_no_time() -> None:
+    """One is for large pictures only, one is broken, one is waited for no longer than its time-out: none of them keeps
+    a small picture from the second tier."""
+    slow_ones = [Fake(key, 0.5, fault=slow(0.4)) for key in ("large", "broken", "impatient")]
+    members = [Member(model="large", min_side=300), "broken", Member(model="impatient", timeout_ms=100.0), "c"]
+    profile = profile_of(tier("one", "a"), tier("two", *members))
+    policy = replace(QUICK, failures=1, cooldown=60.0, longest=60.0)
+    async with running(profile, [Fake("a", 0.5), *slow_ones, Fake("c", 3.0)], policy=policy) as engine:
+        for supervisor in engine._plan.supervisors.values():
+            await supervisor.canary()  # the engine learns what each takes; "impatient" is too slow for its own time-out
+        slow_ones[1]._fault = crash()
+        assert not await engine._plan.supervisors["broken"].canary()
+        verdict = await engine.decide(picture(224, 224), soon(0.3))
+    assert "c" in {opinion.model for opinion in verdict.opinions}
 
 
 async def test_late_opinions_are_dropped_never_awaited() -> None:

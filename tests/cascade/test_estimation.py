@@ -8,20 +8,9 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from cascade.calibration import Identity, Isotonic, Temperature, sigmoid, sigmoids
-from cascade.estimation import (
-    METHODS,
-    choose_calibration,
-    class_weight,
-    fit_calibration,
-    fit_interval,
-    group_folds,
-    logistic,
-    mcc_at,
-    resamples,
-    splits,
-    weighted_mcc,
-)
-from models.metrics import ece, mcc
+from cascade.estimation import METHODS, choose_calibration, fit_calibration, fit_interval, logistic
+from cascade.resampling import group_folds, splits
+from models.metrics import ece
 
 
 def scores(n: int, seed: int, slope: float = 1.0, bias: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -140,47 +129,3 @@ def test_the_method_is_chosen_by_out_of_fold_log_loss() -> None:
     chosen, losses = choose_calibration(z, y, folds)
     assert isinstance(chosen, Isotonic)
     assert losses["isotonic"] == min(losses.values())
-
-
-def test_folds_never_split_a_group_and_share_the_labels() -> None:
-    rng = np.random.default_rng(9)
-    groups = [f"camera {i}" for i in rng.integers(0, 60, 3000)]
-    y = (rng.random(3000) < 0.3).astype(np.int64)
-    folds = group_folds(groups, y)
-    assert all(len({folds[i] for i in range(3000) if groups[i] == group}) == 1 for group in set(groups))
-    shares = [y[folds == fold].mean() for fold in range(5)]
-    assert max(shares) - min(shares) < 0.1
-    sizes = np.bincount(folds)
-    assert sizes.min() > 0.7 * sizes.max()
-
-
-def test_few_groups_are_folded_by_picture() -> None:
-    y = np.array([0, 1] * 50)
-    folds = group_folds(["one camera"] * 100, y)
-    assert set(folds) == {0, 1, 2, 3, 4}
-
-
-def test_resamples_draw_whole_groups_when_there_are_enough() -> None:
-    groups = [f"g{i // 5}" for i in range(60)]
-    for drawn in resamples(groups, 5, seed=0):
-        assert all(len(set(drawn[5 * g : 5 * g + 5])) == 1 for g in range(12))
-    drawn = next(resamples(["a", "b"] * 30, 1, seed=0))
-    assert drawn.sum() == 60
-    assert len(set(drawn[::2])) > 1
-
-
-def test_weighted_mcc_counts_pictures_as_often_as_told() -> None:
-    rng = np.random.default_rng(10)
-    y, p, weight = rng.integers(0, 2, 200), rng.random(200), rng.integers(0, 4, 200)
-    repeated = np.repeat(np.arange(200), weight)
-    assert weighted_mcc(y, p > 0.5, weight.astype(float)) == pytest.approx(mcc(y[repeated], p[repeated]))
-    assert weighted_mcc(y, p > 2.0, np.ones(200)) == 0.0
-    thresholds = np.array([-1.0, 0.2, 0.5, 0.9])
-    expected = [weighted_mcc(y, p > t, weight.astype(float)) for t in thresholds]
-    assert mcc_at(y, p, weight.astype(float), thresholds) == pytest.approx(expected)
-
-
-def test_class_weights_set_the_share() -> None:
-    y = np.array([1, 0, 0, 0])
-    weight = class_weight(y, 0.5)
-    assert weight[y == 1].sum() == pytest.approx(weight[y == 0].sum())

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from cascade_helpers import profile_of, record, study_records, tier
 
-from cascade.estimation import class_weight, weighted_mcc
-from cascade.fit import Course, Data, FitError, Fitted, check, choose_band, course, fit_profile, learn
+from cascade.data import Data, FitError
+from cascade.fit import learn
+from cascade.measures import class_weight, weighted_mcc
 from cascade.profile import Member, fit_path, load
 from cascade.replay import what_if
+from cascade.routes import Course, bands, choose_band, course
+from cascade.worth import Fitted, check, fit_profile
 
 PROFILE = profile_of(
     tier("cheap", "a", expected_ms=20.0), tier("dear", "b", expected_ms=300.0), band=(0.1, 0.9), prevalence=0.5
@@ -37,16 +40,22 @@ def test_the_artefact_says_where_it_comes_from() -> None:
 
 def test_calibration_gets_better_and_the_band_keeps_its_promise() -> None:
     f = fitted()
+    before, after, every_tier = f.before.worth, f.after.worth, f.every_tier.worth
     print(
-        f"\nout of fold: ECE {f.before['ece']['value']:.3f} -> {f.after['ece']['value']:.3f}, MCC "
-        f"{f.before['mcc']['value']:.3f} -> {f.after['mcc']['value']:.3f} "
-        f"(all tiers {f.asking_all['mcc']['value']:.3f}), {f.before['mean_ms']:.0f} -> {f.after['mean_ms']:.0f} ms"
+        f"\nout of fold: ECE {before['ece']['value']:.3f} -> {after['ece']['value']:.3f}, MCC "
+        f"{before['mcc']['value']:.3f} -> {after['mcc']['value']:.3f} "
+        f"(all tiers {every_tier['mcc']['value']:.3f}), {before['mean_ms']:.0f} -> {after['mean_ms']:.0f} ms"
     )
-    assert f.after["ece"]["value"] < 0.03 < f.before["ece"]["value"]
-    assert f.after["mcc"]["value"] >= f.asking_all["mcc"]["value"] - 0.03
-    assert f.after["mean_ms"] < f.asking_all["mean_ms"]
-    assert f.after["escalated"] == pytest.approx((f.tiers_asked > 1).mean())
-    assert len(f.labels) == len(f.probabilities_before) == len(f.probabilities_after) == 600
+    assert after["ece"]["value"] < 0.03 < before["ece"]["value"]
+    assert after["mcc"]["value"] >= every_tier["mcc"]["value"] - 0.03
+    assert after["mean_ms"] < every_tier["mean_ms"]
+    assert after["escalated"] == pytest.approx(np.average(f.after.tiers > 1, weights=f.weight))
+    gain, low, high = f.gain
+    assert gain == pytest.approx(after["mcc"]["value"] - before["mcc"]["value"])
+    assert low <= gain <= high
+    assert f.chosen in f.candidates
+    assert f.fit.band == (f.chosen.low, f.chosen.high)
+    assert len(f.labels) == len(f.before.p) == len(f.after.p) == 600
 
 
 def test_the_saved_fit_is_found_beside_the_profile(tmp_path: Path) -> None:
@@ -68,7 +77,7 @@ def test_the_fitted_profile_is_better_on_pictures_it_never_saw() -> None:
     assert learned.mcc is not None
     assert default.mcc is not None
     assert learned.mcc > default.mcc - 0.005
-    promised = fitted().after
+    promised = fitted().after.worth
     assert promised["mcc"]["low"] - 0.02 <= learned.mcc <= promised["mcc"]["high"] + 0.02
 
 
@@ -132,13 +141,15 @@ def test_a_band_for_a_budget() -> None:
     data = Data.of(study_records(600, seed=1, missing=0.2), PROFILE)
     out = course(data, f.profile)
     weight = class_weight(data.y, 0.5)
-    band = choose_band(out, data.y, weight, budget_ms=100.0)
-    p, ms, _ = out.outcome(band)
-    assert np.average(ms, weights=weight) <= 100.0
-    free = out.outcome(choose_band(out, data.y, weight, max_lost_mcc=0.0))[0]
-    assert weighted_mcc(data.y, p > 0.5, weight) <= weighted_mcc(data.y, free > 0.5, weight)
-    cheapest = choose_band(out, data.y, weight, budget_ms=0.0)  # cannot be met: the cheapest there is
-    assert out.outcome(cheapest)[1].mean() <= ms.mean()
+    candidates = bands(out, data.y, weight)
+    band = choose_band(candidates, budget_ms=100.0)
+    p, ms, _ = out.outcome((band.low, band.high))
+    assert np.average(ms, weights=weight) == pytest.approx(band.mean_ms)
+    assert weighted_mcc(data.y, p > 0.5, weight) == pytest.approx(band.mcc)
+    assert band.mean_ms <= 100.0
+    assert band.mcc <= choose_band(candidates, max_lost_mcc=0.0).mcc
+    cheapest = choose_band(candidates, budget_ms=0.0)  # cannot be met: the cheapest there is
+    assert cheapest.mean_ms == min(candidate.mean_ms for candidate in candidates)
 
 
 def test_figure_32_each_tier_against_the_cascade_without_it() -> None:

@@ -29,6 +29,7 @@ FIT = Fit(
             interval=VennAbers(x=(-3.0, 0.0, 3.0), low=(-5.0, -1.0, 2.0), high=(-2.0, 1.0, 5.0)),
         ),
     },
+    conditions={"size:small": Platt(slope=0.6, bias=0.2), "light:night": Platt(slope=1.2, bias=-1.0)},
     shift=0.2,
 )
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -36,13 +37,19 @@ opinions = st.dictionaries(st.sampled_from(KEYS), finite)
 weights = st.fixed_dictionaries({key: st.floats(0.0, 5.0) for key in KEYS})
 methods = st.sampled_from(["log-odds", "geometric-mean", "vote"])
 fits = st.sampled_from([None, FIT])
+conditions = st.sampled_from([(), ("size:small",), ("size:large", "light:night"), ("size:small", "light:night")])
 
 
-@given(opinions, weights, methods, fits, st.floats(0.01, 0.99))
+@given(opinions, weights, methods, fits, st.floats(0.01, 0.99), conditions)
 def test_any_opinions_give_a_finite_probability_inside_its_interval(
-    heard: dict[str, float], weight: dict[str, float], method: Method, fit: Fit | None, prevalence: float
+    heard: dict[str, float],
+    weight: dict[str, float],
+    method: Method,
+    fit: Fit | None,
+    prevalence: float,
+    known: tuple[str, ...],
 ) -> None:
-    e = Fusion(weight, method=method, fit=fit, prevalence=prevalence).estimate(heard)
+    e = Fusion(weight, method=method, fit=fit, prevalence=prevalence).estimate(heard, known)
     assert 0.0 <= e.low <= e.probability <= e.high <= 1.0
     assert math.isfinite(e.probability)
 
@@ -66,13 +73,19 @@ def test_a_member_of_weight_0_changes_nothing(
     assert fusion.estimate({**heard, key: value}) == fusion.estimate(without)
 
 
-@given(opinions.filter(bool), weights, methods, fits, st.floats(0.0, 100.0), st.data())
+@given(opinions.filter(bool), weights, methods, fits, st.floats(0.0, 100.0), conditions, st.data())
 def test_more_evidence_for_road_work_never_lowers_p(
-    heard: dict[str, float], weight: dict[str, float], method: Method, fit: Fit | None, more: float, data: st.DataObject
+    heard: dict[str, float],
+    weight: dict[str, float],
+    method: Method,
+    fit: Fit | None,
+    more: float,
+    known: tuple[str, ...],
+    data: st.DataObject,
 ) -> None:
     fusion = Fusion(weight, method=method, fit=fit)
     key = data.draw(st.sampled_from(sorted(heard)))
-    before, after = fusion.estimate(heard), fusion.estimate({**heard, key: heard[key] + more})
+    before, after = fusion.estimate(heard, known), fusion.estimate({**heard, key: heard[key] + more}, known)
     assert after.probability >= before.probability - 1e-12
     assert after.low >= before.low - 1e-12
     assert after.high >= before.high - 1e-12

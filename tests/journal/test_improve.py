@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cascade.calibration import sigmoid
+from cascade.data import FitError
 from cascade.deadline import Deadline
-from cascade.fit import FitError
 from cascade.profile import Member, Profile, SecondQuestion, Tier, load, shipped
 from cascade.trace import Record, write
 from cascade.verdict import Source, Verdict

@@ -1,0 +1,116 @@
+"""The command `calibrate`: a fit that the profile finds, and a page that shows what it is worth."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from cascade_helpers import study_records
+
+from cascade.profile import load
+from cascade.trace import write
+from miner import charts
+from miner.calibration_report import MOST_POINTS
+from miner.cli import main
+
+PROFILE = """name = "own"
+band = [0.1, 0.9]
+
+[[tiers]]
+name = "cheap"
+expected_ms = 20
+members = [{ model = "a" }]
+
+[[tiers]]
+name = "dear"
+expected_ms = 300
+members = [{ model = "b" }]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "own.toml").write_text(PROFILE, encoding="utf-8")
+    lines = [write(record) + "\n" for record in study_records(400, seed=1, missing=0.2)]
+    (tmp_path / "traces.jsonl").write_text("".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def calibrate(folder: Path, *more: str) -> int:
+    words = ["calibrate", "--traces", str(folder / "traces.jsonl"), "--profile", str(folder / "own.toml"), *more]
+    return main(words)
+
+
+def test_it_fits_reports_and_draws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(folder) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("before", "after", "first tier", "every tier", "ECE", "exit band"))
+    fitted = load(folder / "own.toml")
+    assert fitted.fit is not None
+    assert fitted.fit.n == 400
+    page = (folder / "own.fit.html").read_text(encoding="utf-8")
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "<script" not in page
+    drawn = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    assert [svg.get("aria-label") for svg in drawn] == [
+        "Reliability diagram",
+        "Reliability diagram",
+        "Routing plot",
+        "Cost and worth of exit bands",
+    ]
+    whiskers = [len(svg.findall(".//line[@class='whisker']")) for svg in drawn[:2]]
+    assert min(whiskers) >= 5
+    spots = [mark for mark in drawn[2] if mark.get("class", "").startswith("t")]
+    assert len(spots) == 400 <= MOST_POINTS
+    assert len(drawn[3].findall(".//circle[@class='band']")) == 225
+    assert len(drawn[3].findall(".//circle[@class='dot']")) == 1
+
+
+def test_as_json_with_the_columns_of_the_diagrams(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(folder, "--json", "--out", str(folder / "x.json"), "--report", str(folder / "y.html")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["fit"], found["report"]) == (str(folder / "x.json"), str(folder / "y.html"))
+    assert found["gain"][1] <= found["gain"][0] <= found["gain"][2]
+    for way in ("before", "after", "first tier", "every tier"):
+        assert sum(column["count"] for column in found[way]["reliability"]) == found[way]["n"] == 400
+        assert all(c["low"] <= c["share_of_roadwork"] <= c["high"] for c in found[way]["reliability"])
+
+
+def test_each_tier_is_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(folder, "--check", "--json") == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert [check["tier"] for check in checks] == ["cheap", "dear"]
+    assert all(check["earns"] for check in checks)
+    assert calibrate(folder, "--check") == 0
+    assert "earns its cost" in capsys.readouterr().out
+    assert not (folder / "own.fit.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(folder, "--out", str(folder / "nowhere" / "x.json")) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_both_or_no_sources_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate(folder, "--images", str(folder)) == 2
+    assert "either --images DIR or --traces FILE" in capsys.readouterr().err
+
+
+def test_too_few_labels_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (folder / "traces.jsonl").read_text(encoding="utf-8").splitlines()[:9]
+    (folder / "traces.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert calibrate(folder) == 2
+    assert "at least 20 labelled pictures" in capsys.readouterr().err
+
+
+def test_columns_of_weighted_pictures() -> None:
+    """Three clear pictures that count a third each balance one of road work."""
+    said, labels, weight = [0.55, 0.55, 0.55, 0.55, 0.95], [0, 0, 0, 1, 1], [1 / 3, 1 / 3, 1 / 3, 1.0, 1.0]
+    middle, last = charts.columns(labels, said, weight)
+    assert (middle["count"], middle["share_of_roadwork"]) == (4, pytest.approx(0.5))
+    assert middle["low"] < 0.5 < middle["high"]
+    assert (last["left"], last["right"], last["share_of_roadwork"]) == (0.9, 1.0, 1.0)
+    assert last["mean_probability"] == pytest.approx(0.95)
