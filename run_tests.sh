@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes what the tests need and runs them: style, types, layers, then the tests.
-#   ./run_tests.sh          all of it: fast, slow (real processes and sockets), training and adapters (torch)
+#   ./run_tests.sh          all of it: fast, slow (real processes and sockets), training and adapters (torch),
+#                           vlm (the real vLLM on the CPU)
 #   ./run_tests.sh fast     what a change needs before it is committed
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -14,13 +15,15 @@ bin=$PWD/.venv-test/bin
 "$bin/ruff" format --check .
 "$bin/mypy"
 "$bin/lint-imports"
-"$bin/python" -m pytest -m "not slow" --cov --cov-report=term-missing:skip-covered --ignore tests/training --ignore tests/adapters
+"$bin/python" -m pytest -m "not slow" --cov --cov-report=term-missing:skip-covered --ignore tests/training --ignore tests/adapters --ignore tests/vlm
 "$bin/coverage" report --fail-under=100 --include='cascade/*,miner/gate.py,miner/decode.py,miner/service.py'
 [ "$part" = fast ] && exit
 
 requirements/tools.sh                                         # Chromium, Prometheus, node
 export PATH="$PATH:$PWD/.venv-tools/usr/bin"
 environment "$PWD/.venv-dendrite" requirements/dendrite.txt   # the SDK release that validators lock
-"$bin/python" -m pytest -m slow --ignore tests/training --ignore tests/adapters
+"$bin/python" -m pytest -m slow --ignore tests/training --ignore tests/adapters --ignore tests/vlm
 environment "$PWD/.venv-torch" requirements/test.txt requirements/torch.txt
 "$PWD/.venv-torch/bin/python" -m pytest tests/training tests/adapters
+requirements/vllm.sh                                          # the real vLLM, and what asks it
+"$PWD/.venv-vllm/bin/python" -m pytest --confcutdir tests/vlm tests/vlm

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from reference import Reference
-from vlm_helpers import THOUGHT, picture, processes_of, small_engine
+from vlm_helpers import THOUGHT, cores_of, picture, small_engine
 
 from models.base import ModelUnavailable, Unrecoverable
 from models.vlm.engine import Engine
@@ -95,11 +95,7 @@ def test_the_second_question_looks_at_the_crop(plain: Engine) -> None:
 
 def test_a_dead_engine_says_that_its_process_is_lost(plain: Engine) -> None:
     """The last test of the file: nothing answers after it."""
-    cores = [
-        pid for pid in processes_of(os.getpgid(0)) if b"VLLM::EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    assert cores
-    for pid in cores:
+    for pid in cores_of(os.getpgid(0)):
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(Unrecoverable, match="Engine"):
         plain.assess(FRAMES)
