@@ -17,7 +17,7 @@ import numpy as np
 
 from models.base import Frame, ModelCrashed, ModelSpec, Opinion
 from models.catalog import Entry
-from models.vlm.prompts import Chat, prompt_of
+from models.vlm.prompts import Chat, prompt_of, question_of
 
 BLANK = Frame.of(np.full((224, 224, 3), 127, np.uint8))
 CROPS = 3  # parts of a picture that a second question looks at
@@ -86,7 +86,7 @@ class VisualQuestion(ABC):
         spent = (time.perf_counter() - started) * 1e3
         evidence = {
             **said[index].evidence,
-            "second_question": chat[-1]["content"][-1]["text"],
+            "second_question": question_of(chat),
             "size": parts[index].size,
         }
         return Opinion(self.entry.key, self.entry.calibrated(said[index].logit), spent, evidence)

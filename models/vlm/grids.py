@@ -44,7 +44,7 @@ def choose(width: int, height: int, token: int, grids: Sequence[Sequence[Grid]] 
 
     width, height: pixels. token: pixels of a token's side.
     """
-    holds = (level for level in grids if level[0].tokens * token**2 >= width * height)
+    holds = (level for level in grids if max(grid.tokens for grid in level) * token**2 >= width * height)
     level = next(holds, grids[-1])
     return min(level, key=lambda grid: abs(math.log(width / height * grid.rows / grid.columns)))
 

@@ -5,7 +5,7 @@ OpenAI-compatible servers share; the picture is a part {"type": "image"} whose c
 
     system       who answers
     user, assistant ...   examples, each a picture in words and its answer (optional)
-    user         instruction, the picture, the question
+    user         instruction, the picture, the question (or the question, the picture)
 
 Everything before the picture is the same for every request.
 """
@@ -24,6 +24,7 @@ PROMPTS = Path(__file__).with_name("prompts.toml")
 DEFAULT = "default"
 
 Chat = list[dict[str, Any]]  # messages: {"role": ..., "content": [parts]}
+IMAGE = {"type": "image"}  # where the picture goes
 
 
 class PromptError(ValueError):
@@ -80,7 +81,9 @@ class Prompt(_Part):
     """How one model is asked.
 
     system, instruction: shared by every request, before the picture; instruction may be empty.
-    questions: forms of the one question, after the picture; the log-odds of several are averaged.
+    questions: forms of the one question; the log-odds of several are averaged.
+    question_first: whether the question stands before the picture, so that nothing but the answer's beginning is
+    computed for each request beside the picture. Else it stands after it.
     closer: the second question, about a part of the picture; {things} is replaced by what a detector reports there.
     yes, no: spellings of the two answers. Those that are one token of the model count; their probabilities are added.
     thought: how the model thinks before it answers; without one it answers at once.
@@ -91,6 +94,7 @@ class Prompt(_Part):
     instruction: str = ""
     examples: tuple[Example, ...] = ()
     questions: tuple[str, ...] = Field(min_length=1)
+    question_first: bool = False
     closer: str
     yes: tuple[str, ...] = Field(min_length=1)
     no: tuple[str, ...] = Field(min_length=1)
@@ -120,7 +124,8 @@ class Prompt(_Part):
         for example in self.examples:
             messages += [_message("user", example.picture, question), _message("assistant", example.answer)]
         before = [_text(self.instruction.strip())] if self.instruction else []
-        messages.append({"role": "user", "content": [*before, {"type": "image"}, _text(question)]})
+        shown = [_text(f"\n{question}\n"), IMAGE] if self.question_first else [IMAGE, _text(question)]
+        messages.append({"role": "user", "content": [*before, *shown]})
         return messages
 
     def answer_tokens(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -132,6 +137,12 @@ class Prompt(_Part):
                 f"add this model's spellings to {PROMPTS.name}"
             )
         return yes, no
+
+
+def question_of(chat: Chat) -> str:
+    """What a chat asks in the end: its last text."""
+    texts = [part["text"] for part in chat[-1]["content"] if part["type"] == "text"]
+    return str(texts[-1]).strip()
 
 
 @cache

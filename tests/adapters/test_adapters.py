@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from models import catalog, foundation
 from models.base import BadWeights, Frame, Model, ModelCrashed, ModelUnavailable, OutOfMemory
 from models.catalog import Entry
 from models.torch_model import TorchModel
+from models.vlm.scorer import Scorer
 
 RUNNABLE = [key for key, entry in catalog.entries().items() if entry.isolated and entry.adapter]
 
@@ -31,11 +33,11 @@ def checkpoint(entry: Entry, checkpoints: Path) -> Path:
     return directory
 
 
-def made(key: str, checkpoints: Path) -> TorchModel:
+def made(key: str, checkpoints: Path) -> Any:
     """The adapter on its tiny checkpoint, not loaded. Encoders get a random head."""
     entry = catalog.find(key)
     model = catalog.make(entry)
-    assert isinstance(model, TorchModel)
+    assert isinstance(model, TorchModel | Scorer)
     model._directory = checkpoint(entry, checkpoints)
     if isinstance(model, foundation.Foundation):
         model.heads_file = head(entry, checkpoints)

@@ -487,4 +487,5 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "Sam3Model": sam3,
     "DepthAnythingForDepthEstimation": depth_anything,
     "YOLO": yolo,
+    "Qwen3VLForConditionalGeneration": tiny_qwen3_vl,
 }

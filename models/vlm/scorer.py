@@ -1,0 +1,230 @@
+"""Yes or no about a picture at the speed the card allows: Qwen3-VL through a forward of fixed shapes.
+
+What an engine schedules, this decides beforehand: a picture goes to the nearest of a few grids, a batch to the next
+power of two, and for each pair the whole way from pixels to log-odds is one recorded graph. Text before the picture is
+computed once per question. For thinking, and for other models, there is `models.vlm.engine`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from models import weights
+from models.base import BadWeights, Frame, ModelCrashed, ModelError, ModelUnavailable, OutOfMemory
+from models.catalog import Entry
+from models.torch_model import is_out_of_memory, require
+from models.vlm.asking import Answer, VisualQuestion
+from models.vlm.prompts import Chat
+
+log = logging.getLogger(__name__)
+
+LARGEST = 64 * 66  # tokens of pictures in one batch: 64 small ones, or 16 of the largest
+SPARE = 64  # tokens that a second question may be longer than the first
+KEPT = 32  # questions whose keys and values are kept
+
+
+class Scorer(VisualQuestion):
+    """Keeps `models.base.Model`. Made without work; torch and transformers are imported by `load`.
+
+    float8: weights of the language model in 8 bits, where the card multiplies them; else 16 (32 on the CPU).
+    """
+
+    float8 = False
+
+    def __init__(self, entry: Entry, directory: Path | None = None) -> None:
+        super().__init__(entry)
+        self.prompt = self.prompt.model_copy(update={"question_first": True})
+        self.device = "cpu"
+        self._directory = directory
+        self._model: Any = None
+
+    def load(self, device: str) -> None:
+        """Weights to `device`, and the questions' keys and values. Raises BadWeights, ModelUnavailable, OutOfMemory."""
+        require("transformers", self.entry.minimum)
+        directory = self._directory or weights.locate(self.entry)
+        self.device = device
+        remedy = f"{directory} does not load; fetch it again: ./run_miner.sh fetch {self.entry.key}"
+        with self._typed(BadWeights, remedy):
+            self._load(directory)
+
+    def _load(self, directory: Path) -> None:
+        torch, transformers = import_module("torch"), import_module("transformers")
+        qwen3_vl, checkpoint = import_module("models.vlm.qwen3_vl"), import_module("models.vlm.checkpoint")
+        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+        if self.entry.class_name not in (config.architectures or ()):
+            raise BadWeights(
+                f"{self.entry.key}: {directory} holds {config.architectures}, expected {self.entry.class_name}; "
+                "check the repository in the catalog"
+            )
+        if self.float8 and self.device.startswith("cuda") and not import_module("models.fp8").supported(self.device):
+            raise ModelUnavailable(f"{self.entry.key}: {self.device} does not multiply float8; take the 16-bit model")
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        processor = transformers.AutoImageProcessor.from_pretrained(directory, local_files_only=True)
+        self._image = self._tokenizer.convert_ids_to_tokens(config.image_token_id)
+        yes, no = self.prompt.answer_tokens(self._tokenizer)
+        asked = [self._split(chat) for chat in self.prompt.chats]
+        with torch.inference_mode():
+            self._model = qwen3_vl.Qwen3VL(
+                config,
+                processor.image_mean,
+                processor.image_std,
+                checkpoint.Checkpoint(directory, self.device, self._dtype),
+                suffix=asked[0][1],
+                yes=yes,
+                no=no,
+                float8=self.float8,
+            )
+            self._upload = import_module("models.vlm.upload").Upload(self.device)
+            self._token = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+            self._graphs: dict[Any, Callable[[Any], Any]] = {}
+            self._kept: dict[tuple[int, ...], Any] = {}
+            self._asked: tuple[tuple[int, ...], ...] = ()
+            self._suffix = asked[0][1]
+            self._room([before for before, _ in asked])
+            self._ask(self.prompt.chats)
+
+    def _room(self, prefixes: Sequence[Sequence[int]]) -> None:
+        """Where graphs read the questions' keys and values: contents change, the place does not."""
+        torch = import_module("torch")
+        longest = -(-(max(map(len, prefixes)) + SPARE) // 64) * 64
+        shape = self._model.prefill(prefixes[0][:1]).shape  # (layers, 2, 1, keys, size)
+        place = {"dtype": self._dtype, "device": self.device}
+        self._prefix = torch.zeros(*shape[:2], len(prefixes), longest, *shape[3:], **place)
+        self._lengths = torch.zeros(len(prefixes), dtype=torch.int32, device=self.device)
+
+    def warm_up(self) -> None:
+        """Record every grid and batch size, then one blank picture."""
+        grids = import_module("models.vlm.grids")
+        for level in grids.GRIDS:
+            for grid in level:
+                self._forward(grid)
+        super().warm_up()
+
+    def answers(self, frames: Sequence[Frame], chats: Sequence[Chat]) -> list[list[Answer]]:
+        """Per frame, per chat. At most as many chats as the prompt has questions. Raises ModelError."""
+        if self._model is None:
+            raise ModelUnavailable(f"{self.entry.key}: not loaded; call load(device) first")
+        grids = import_module("models.vlm.grids")
+        chosen = [grids.choose(*frame.size, self._token) for frame in frames]
+        said: dict[int, list[Answer]] = {}
+        with self._typed(ModelCrashed, f"batch of {len(frames)}"), import_module("torch").inference_mode():
+            self._ask(chats)
+            for grid in dict.fromkeys(chosen):
+                own = [index for index, other in enumerate(chosen) if other == grid]
+                for start in range(0, len(own), largest := self._sizes(grid)[-1]):
+                    part = own[start : start + largest]
+                    logits = self._scored([frames[index] for index in part], grid)
+                    for index, row in zip(part, logits, strict=True):
+                        said[index] = [Answer(logit, {"grid": str(grid)}) for logit in row[: len(chats)]]
+        return [said[index] for index in range(len(frames))]
+
+    def close(self) -> None:
+        if self._model is None:
+            return
+        self._model = None
+        del self._graphs, self._prefix, self._kept, self._upload
+        if self.device.startswith("cuda"):
+            import_module("torch").cuda.empty_cache()
+
+    def _scored(self, frames: Sequence[Frame], grid: Any) -> list[list[float]]:
+        pictures = self._upload(frames, grid.rows * self._token, grid.columns * self._token)
+        rows: list[list[float]] = self._forward(grid)(pictures).tolist()
+        return rows
+
+    def _forward(self, grid: Any) -> Callable[[Any], Any]:
+        """uint8 (N, 3, H, W) -> log-odds (N, questions); recorded, on a card."""
+        if grid not in self._graphs:
+            run = partial(self._model.log_odds, grid=grid, prefix=self._prefix, lengths=self._lengths)
+            self._graphs[grid] = self._recorded(run, grid) if self.device.startswith("cuda") else run
+        return self._graphs[grid]
+
+    def _recorded(self, run: Callable[[Any], Any], grid: Any) -> Callable[[Any], Any]:
+        torch, graphs = import_module("torch"), import_module("models.cuda_graphs")
+        if not self._graphs:
+            self._pool = torch.cuda.graph_pool_handle()  # one for all grids: only one runs at a time
+        size = (1, 3, grid.rows * self._token, grid.columns * self._token)
+        example = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        with self._typed(ModelCrashed, f"recording grid {grid}"):
+            recorded: Callable[[Any], Any] = graphs.Graphs(
+                run, example, sizes=self._sizes(grid), record=lambda work, _: graphs.record(work, self._pool)
+            )
+        return recorded
+
+    def _sizes(self, grid: Any) -> list[int]:
+        sizes = import_module("models.cuda_graphs").SIZES
+        return [size for size in sizes if size == 1 or size * len(self._lengths) * grid.tokens <= LARGEST]
+
+    # ---- questions ---------------------------------------------------------------------------------------------------
+
+    def _ask(self, chats: Sequence[Chat]) -> None:
+        """Put the chats' keys and values where the graphs read them; the last chat fills what is left."""
+        split = [self._split(chat) for chat in chats]
+        if any(after != self._suffix for _, after in split):
+            raise ModelCrashed(
+                f"{self.entry.key}: every chat must end alike after the picture; put questions before it"
+            )
+        questions, longest = self._prefix.shape[2:4]
+        if not 0 < len(split) <= questions:
+            raise ModelCrashed(f"{self.entry.key}: expected 1 to {questions} chats, got {len(split)}")
+        wanted = tuple(tuple(before) for before, _ in split)
+        wanted += wanted[-1:] * (questions - len(wanted))
+        if wanted == self._asked:
+            return
+        if (most := max(map(len, wanted))) > longest:
+            raise ModelCrashed(f"{self.entry.key}: a question of {most} tokens, room for {longest}; shorten it")
+        self._asked = ()  # should this fail half way, nothing is taken for done
+        for index, before in enumerate(wanted):
+            self._prefix[:, :, index, : len(before)] = self._prefilled(before)
+        lengths = import_module("torch").tensor([len(before) for before in wanted], dtype=self._lengths.dtype)
+        self._lengths.copy_(lengths)
+        self._asked = wanted
+
+    def _prefilled(self, before: tuple[int, ...]) -> Any:
+        if before not in self._kept:
+            if len(self._kept) >= KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[before] = self._model.prefill(before)
+        return self._kept[before]
+
+    def _split(self, chat: Chat) -> tuple[list[int], list[int]]:
+        """Token ids before the picture and after it."""
+        text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        parts = text.split(self._image)
+        if len(parts) != 2:
+            raise BadWeights(
+                f"{self.entry.key}: the chat template shows {len(parts) - 1} pictures, expected 1; "
+                "the checkpoint's template is not Qwen3-VL's"
+            )
+        before, after = (self._tokenizer.encode(part, add_special_tokens=False) for part in parts)
+        return before, after
+
+    @property
+    def _dtype(self) -> Any:
+        torch = import_module("torch")
+        return torch.bfloat16 if self.device.startswith("cuda") else torch.float32
+
+    @contextmanager
+    def _typed(self, kind: type[ModelError], doing: str) -> Iterator[None]:
+        """What libraries raise, as ModelError."""
+        try:
+            yield
+        except ModelError:
+            raise
+        except ImportError as error:
+            raise ModelUnavailable(f"{self.entry.key}: {error}; pip install 'streetvision-miner[gpu]'") from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(f"{self.entry.key}: no room on {self.device}: {doing}") from error
+            raise kind(f"{self.entry.key}: {type(error).__name__}: {str(error)[:300]} ({doing})") from error
+
+
+class Float8Scorer(Scorer):
+    """The same with the language model's weights in 8 bits."""
+
+    float8 = True
