@@ -23,6 +23,7 @@ PLAN = Path(__file__).with_name("plan.toml")
 
 Key = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Precision = Literal["fp32", "bf16", "fp8", "int4"]
+Execution = Literal["eager", "graph", "compiled", "fp8"]
 Truth = Literal["exists", "substitute", "own part", "nothing behind it"]
 T = TypeVar("T", bound=BaseModel)
 IN_WORKER = ("transformers", "ultralytics")  # libraries whose models live in a supervised process of their own
@@ -46,6 +47,8 @@ class Entry(_Part):
     parameters: millions. memory_gb: 10^9 bytes of weights alone, per precision. input_size: pixels of a side.
     prompts, contrast: what road work looks like in words, and what it is held against.
     classes: what a detector can name, a table of `roadwork_classes.toml`.
+    execution: how it runs on a card: as the library runs it; from recorded graphs; from graphs of compiled blocks; the
+    same with linear layers in 8 bits, where the card multiplies them. What each gains: `benchmarks/gpu_tier0.py`.
     tensor_parallel: cards it may be split over if it does not fit on one.
     kv_mb_per_token: 10^6 bytes of key-value cache per token at 16 bits.
     scale, offset: Platt calibration, logit = scale * raw + offset; (1, 0) has not been fitted.
@@ -73,6 +76,7 @@ class Entry(_Part):
     prompts: tuple[str, ...] = ()
     contrast: tuple[str, ...] = ()
     classes: str = ""
+    execution: Execution = "eager"
     tensor_parallel: int = Field(default=1, ge=1)
     kv_mb_per_token: float = Field(default=0.0, ge=0)
     trust: float = Field(default=1.0, ge=0)

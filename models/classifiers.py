@@ -7,11 +7,13 @@ that is, its name says ("Roadwork", "road work", "construction"), or the entry's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from models.base import BadWeights, Frame
 from models.catalog import Entry
-from models.torch_model import Answer, TorchModel, arrays
+from models.torch_model import Answer, TorchModel
 
 MEANT = ("roadwork", "construction", "workzone")
 DENIED = ("no", "not", "non", "without", "clear")
@@ -23,12 +25,16 @@ class Classifier(TorchModel):
     def _load(self, directory: Path) -> None:
         self.processor = self._preprocessor(directory)
         self.model = self._pretrained(directory, "AutoModelForImageClassification")
+        self.pictures = import_module("models.pictures").Pictures(self.processor, self.device, self.dtype)
+        self.forward = self._accelerated(self.model, self._logits, self.pictures)
         self._labels: Mapping[int, str] = self.model.config.id2label
         self._roadwork = roadwork_label(self._labels, self.entry)
 
+    def _logits(self, pixels: Any) -> Any:
+        return self.model(pixel_values=pixels).logits
+
     def _answer(self, frames: Sequence[Frame]) -> list[Answer]:
-        inputs = self.processor(arrays(frames), return_tensors="pt", device=self.device)
-        logits = self.model(inputs["pixel_values"].to(self.device, self.dtype)).logits.float()  # (N, labels)
+        logits = self.forward(self.pictures(frames)).float()  # (N, labels)
         if logits.shape[1] == 1:  # a single output is the log-odds itself
             return [(float(row[0]), {}) for row in logits.cpu()]
         others = [index for index in range(logits.shape[1]) if index != self._roadwork]

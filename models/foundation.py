@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.base import BadWeights, Frame
 from models.catalog import Entry
-from models.torch_model import Answer, TorchModel, arrays
+from models.torch_model import Answer, Forward, TorchModel
 
 ANSWER = "roadwork"
 REMEMBERED = 256  # pictures whose features are kept
@@ -63,10 +65,13 @@ class Heads:
 
 
 class Encoder:
-    """One encoder on one device. Features (N, D) are float32 on the CPU, remembered by the picture's digest."""
+    """One encoder on one device. Features (N, D) are float32 on the CPU, remembered by the picture's digest.
 
-    def __init__(self, model: Any, processor: Any, device: str, dtype: Any) -> None:
-        self._model, self._processor, self._device, self._dtype = model, processor, device, dtype
+    pictures: frames to pixel values; forward: pixel values to pooled features, both on the device.
+    """
+
+    def __init__(self, pictures: Callable[[Sequence[Frame]], Any], forward: Forward) -> None:
+        self._pictures, self._forward = pictures, forward
         self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
         self.pictures = 0  # that went through the network, so that tests can count
@@ -85,11 +90,14 @@ class Encoder:
             return found
 
     def _encode(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
-        inputs = self._processor(arrays(frames), return_tensors="pt", device=self._device)
-        out = self._model(pixel_values=inputs["pixel_values"].to(self._device, self._dtype))
-        pooled = out.summary if hasattr(out, "summary") else out.pooler_output  # C-RADIO has its own name for it
-        rows: NDArray[np.float32] = pooled.float().cpu().numpy()
+        rows: NDArray[np.float32] = self._forward(self._pictures(frames)).float().cpu().numpy()
         return rows
+
+
+def pooled(model: Any, pixels: Any) -> Any:
+    """Features (N, D) of pixel values (N, 3, H, W)."""
+    out = model(pixel_values=pixels)
+    return out.summary if hasattr(out, "summary") else out.pooler_output  # C-RADIO has its own name for it
 
 
 _encoders: WeakValueDictionary[tuple[Path, str], Encoder] = WeakValueDictionary()
@@ -118,7 +126,9 @@ class Foundation(TorchModel):
     def _shared(self, directory: Path) -> Encoder:
         shared = _encoders.get((directory, self.device))
         if shared is None:
-            shared = Encoder(self._pretrained(directory), self._preprocessor(directory), self.device, self.dtype)
+            model = self._pretrained(directory)
+            pictures = import_module("models.pictures").Pictures(self._preprocessor(directory), self.device, self.dtype)
+            shared = Encoder(pictures, self._accelerated(model, partial(pooled, model), pictures))
             _encoders[directory, self.device] = shared
         return shared
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +25,7 @@ from models.catalog import Entry
 log = logging.getLogger(__name__)
 
 Answer = tuple[float, Mapping[str, Any]]  # the model's own log-odds, and evidence
+Forward = Callable[[Any], Any]  # pixel values (N, 3, H, W) -> tensors (N, ...)
 BLANK = (360, 640)  # height, width of the picture that warms a model up
 
 
@@ -33,9 +34,11 @@ class TorchModel(ABC):
 
     one_size: pictures of different sizes go through the network one size at a time, where the library would pad them
     to fit: no picture's answer may depend on its neighbours.
+    recorded: batch sizes of the graphs, where the catalog has the model run from graphs on a card.
     """
 
     one_size = False
+    recorded = (1, 2, 4, 8, 16, 32, 64)
 
     def __init__(self, entry: Entry, directory: Path | None = None) -> None:
         self.entry = entry
@@ -120,7 +123,7 @@ class TorchModel(ABC):
 
     def _unload(self) -> None:
         """Let go of what `_load` made."""
-        for name in [name for name in vars(self) if name in {"model", "processor"}]:
+        for name in [name for name in vars(self) if name in {"model", "processor", "pictures", "forward"}]:
             delattr(self, name)
 
     def _pretrained(self, directory: Path, class_name: str = "") -> Any:
@@ -137,6 +140,14 @@ class TorchModel(ABC):
                 f"({missing[0]}, ...): it is another model's; check repository and class in the catalog"
             )
         return model.to(self.device).eval()
+
+    def _accelerated(self, model: Any, forward: Forward, pictures: Any) -> Forward:
+        """The forward as the catalog says it is to run on a card; as it is on the CPU."""
+        if self.entry.execution == "eager" or not self.device.startswith("cuda"):
+            return forward
+        accelerated = import_module("models.acceleration").accelerated
+        faster: Forward = accelerated(self.entry, model, forward, pictures.example, self.recorded)
+        return faster
 
     def _preprocessor(self, directory: Path, kind: str = "AutoImageProcessor") -> Any:
         return getattr(import_module("transformers"), kind).from_pretrained(directory, local_files_only=True)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from models.base import BadWeights, Frame
-from models.torch_model import Answer, TorchModel, arrays
+from models.torch_model import Answer, TorchModel
 
 LIGHT = {"day": "a street by day", "dusk": "a street at dusk", "night": "a street at night"}
 WEATHER = {
@@ -42,12 +43,18 @@ class ZeroShot(TorchModel):
             self._text = _normalised(self.model.get_text_features(**inputs))  # (sentences, D)
             self._scale = self.model.logit_scale.exp()
             self._bias = getattr(self.model, "logit_bias", 0.0)
+        self.pictures = import_module("models.pictures").Pictures(
+            self.processor.image_processor, self.device, self.dtype
+        )
+        self.forward = self._accelerated(self.model, self._similar, self.pictures)
 
     def logits(self, frames: Sequence[Frame]) -> Any:
         """(N, sentences) float32: the library's `logits_per_image` over prompts, contrast, light, weather."""
-        inputs = self.processor.image_processor(arrays(frames), return_tensors="pt", device=self.device)
-        pictures = _normalised(self.model.get_image_features(inputs["pixel_values"].to(self.device, self.dtype)))
-        return (pictures @ self._text.T * self._scale + self._bias).float()
+        return self.forward(self.pictures(frames)).float()
+
+    def _similar(self, pixels: Any) -> Any:
+        pictures = _normalised(self.model.get_image_features(pixel_values=pixels))
+        return pictures @ self._text.T * self._scale + self._bias
 
     def _answer(self, frames: Sequence[Frame]) -> list[Answer]:
         logits = self.logits(frames)
