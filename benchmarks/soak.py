@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import signal
 import statistics
@@ -198,21 +197,6 @@ async def watch(running: Running, load: Load, minutes: int, rate: float, out: Pa
         print("not as expected:", oddity)
 
 
-def leaking_miner() -> None:
-    """The control: a miner that keeps every picture and a descriptor for each."""
-    from neurons import miner as process
-
-    kept: list[Any] = []
-    tell = process.log_answer
-
-    def hoard(answered: Any) -> None:
-        kept.append((answered.image_base64, answered.frame and answered.frame.pixels.copy(), os.dup(2)))
-        tell(answered)
-
-    process.log_answer = hoard
-    sys.exit(process.main(sys.argv[2:]))
-
-
 def quantile(values: list[float], share: float) -> float:
     ranked = sorted(values)
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
@@ -279,7 +263,7 @@ def main() -> int:
         parser.error("expected --out DIR or --report DIR")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "soak.jsonl").unlink(missing_ok=True)
-    command = ("-m", "benchmarks.soak", "leaking-miner") if options.leaking else ("-m", "neurons.miner")
+    command = ("-m", "benchmarks.odd_miners", "leaking") if options.leaking else ("-m", "neurons.miner")
     with tempfile.TemporaryDirectory() as state, miner(Path(state), command=command) as running:
         load = Load(running.axon, running.hotkey())
         asyncio.run(watch(running, load, options.minutes, options.rate, options.out / "soak.jsonl"))
@@ -287,6 +271,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["leaking-miner"]:
-        leaking_miner()
     sys.exit(main())

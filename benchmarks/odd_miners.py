@@ -1,0 +1,107 @@
+"""Whole miners that differ from the real one in a single way, each for one measurement.
+
+python -m benchmarks.odd_miners leaking|neighbourly|slow-loading|slow-answering [the miner's own flags]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bittensor_wallet import Keypair
+
+import neurons.miner
+from cascade.engine import Engine
+from cascade.profile import Profile
+from miner.assembly import fresh_model
+from miner.chain import MemoryChain, mock_chain
+from miner.settings import Settings
+from models.base import Frame, ModelSpec
+from models.fake import Fake, slow
+from models.worker import Remote, Worker
+
+NEIGHBOUR = Keypair.create_from_uri("//reliability/neighbour")  # registered, no permit
+LESSER = Keypair.create_from_uri("//reliability/lesser")  # a permit and less stake than the validators
+LOADING = 60.0  # seconds
+ANSWERING = 2.0
+
+
+def leaking() -> None:
+    """Keeps every picture, and a descriptor for each."""
+    kept: list[Any] = []
+    tell = neurons.miner.log_answer
+
+    def hoard(answered: Any) -> None:
+        kept.append((answered.image_base64, answered.frame and answered.frame.pixels.copy(), os.dup(2)))
+        tell(answered)
+
+    neurons.miner.log_answer = hoard
+
+
+def neighbourly() -> None:
+    """Two more hotkeys are registered on its subnet."""
+
+    def chain(network: str, netuid: int, hotkey: str, endpoint: str | None = None) -> MemoryChain:
+        subnet = mock_chain(netuid, hotkey)
+        subnet.register(NEIGHBOUR.ss58_address, stake=10.0)
+        subnet.register(LESSER.ss58_address, stake=5_000.0, validator_permit=True)
+        return subnet
+
+    neurons.miner.open_chain = chain
+
+
+class SlowToLoad(Fake):
+    """Holds the process that it is loaded in."""
+
+    def load(self, device: str) -> None:
+        time.sleep(LOADING)
+
+
+def slow_to_load() -> Fake:
+    return SlowToLoad("sign-reading")
+
+
+def slow_loading() -> None:
+    """Its second tier lives in a worker process that takes a minute to load."""
+    worker = Worker({"sign-reading": slow_to_load})
+    spec = ModelSpec("sign-reading", "fake", "none", "Fake")
+    _with_signs(lambda: Remote(spec, worker))
+
+
+def undecided(frame: Frame) -> float:
+    """Logit: nothing either way, so that every request asks for the next tier."""
+    return 0.0
+
+
+def slow_answering() -> None:
+    """Its second tier takes 2 s for whatever it is asked. Serve it with a profile whose band is never left."""
+    _with_signs(lambda: Fake("sign-reading", undecided, fault=slow(ANSWERING)))
+
+
+def _with_signs(make: Callable[[], Any]) -> None:
+    def engine(settings: Settings, profile: Profile) -> Engine:
+        return Engine(profile, {"embedded": fresh_model("embedded"), "sign-reading": make()})
+
+    neurons.miner.make_engine = engine
+
+
+ODDITIES = {
+    "leaking": leaking,
+    "neighbourly": neighbourly,
+    "slow-loading": slow_loading,
+    "slow-answering": slow_answering,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] not in ODDITIES:
+        sys.exit(__doc__)
+    ODDITIES[arguments[0]]()
+    return neurons.miner.main(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
