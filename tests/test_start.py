@@ -46,9 +46,11 @@ def hindered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
 class Started:
     """A miner of this process, running in a task."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **more: Any) -> None:
         axon, health = free_ports(2)
-        settings = Settings(network="mock", axon_port=axon, health_port=health, state_dir=directory, journal=False)
+        settings = Settings(
+            network="mock", axon_port=axon, health_port=health, state_dir=directory, journal=False, **more
+        )
         self.miner = neurons.miner.Miner(settings)
         self.task = asyncio.create_task(self.miner.run())
         self._axon, self._health = axon, health
@@ -78,8 +80,9 @@ class Started:
 
 
 @asynccontextmanager
-async def started(directory: Path) -> AsyncIterator[Started]:
-    one = Started(directory)
+async def started(directory: Path, **more: Any) -> AsyncIterator[Started]:
+    """more: settings beside the usual ones."""
+    one = Started(directory, **more)
     try:
         yield one
     finally:
@@ -165,6 +168,20 @@ async def test_the_view_of_the_last_run_admits_callers_before_the_chain_answers(
     again = neurons.miner.Miner(settings)
     assert dev_validator(0).ss58_address in again.view().neurons
     assert json.loads((settings.state / "subnet.json").read_text())["netuid"] == settings.subnet
+
+
+async def test_what_is_announced_is_the_address_that_was_set(hindered: dict[str, Fake], tmp_path: Path) -> None:
+    """Figure 30: behind NAT, the address and port outside differ from the bound ones."""
+    hindered |= {"embedded": Fake("embedded", 3.0), "sign-reading": Fake("sign-reading")}
+    async with started(tmp_path, external_ip="203.0.113.9", external_port=40001) as miner:
+        await miner.listening()
+        await asyncio.wait_for(miner.miner.loaded.wait(), 5.0)
+        miner.miner.watch.step()  # the chain shows what was announced
+        me = miner.miner.watch.me
+        assert me is not None
+        assert (me.ip, me.port) == ("203.0.113.9", 40001)
+        assert miner.miner.server.port != 40001
+        assert (await miner.readyz())[1]["axon"]["ip"] == "203.0.113.9"
 
 
 async def test_without_a_public_address_service_the_announced_address_stays(
