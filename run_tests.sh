@@ -18,6 +18,7 @@ bin=$PWD/.venv-test/bin
 "$bin/python" -m pytest -m "not slow" --cov --cov-report=term-missing:skip-covered --ignore tests/training --ignore tests/adapters --ignore tests/vlm
 "$bin/coverage" report --fail-under=100 --include='cascade/*,miner/gate.py,miner/decode.py,miner/service.py'
 [ "$part" = fast ] && exit
+"$bin/python" requirements/audit.py
 
 requirements/tools.sh                                         # Chromium, Prometheus, node
 export PATH="$PATH:$PWD/.venv-tools/usr/bin"

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bittensor_wallet import Keypair
@@ -121,19 +122,22 @@ def milliseconds(replies: Sequence[Reply], share: float) -> float:
 
 
 async def flooder_beside_a_validator() -> Found:
-    """Figure 6, for two flooders: a registered hotkey without a permit (served at its own rate, since the operator asks
-    for no permit), and a small validator gone bad. 100 s of 50 a second each, beside a validator that asks once a
-    second."""
+    """Figure 6: 100 s of 50 requests a second from a registered hotkey without a permit, which is served at its own rate
+    since the operator asks for no permit, beside a validator that asks once a second. Then half as long a small
+    validator in its place, which may ask that often: nothing of the other's may be missed; how long it takes is a
+    matter of the machine, and said."""
     said, passed = [], True
     async with serving("--no-force-validator-permit", odd="neighbourly") as (_, client):
-        for name, key in (("without a permit", NEIGHBOUR), ("a small validator", LESSER)):
-            flood = asyncio.ensure_future(every(0.02, 2500, lambda key=key: client.ask(key)))  # type: ignore[misc]
-            asked = await every(1.0, 50, lambda: client.ask(dev_validator(0)))
-            statuses = Counter(reply.status for reply in await flood)
-            p99 = milliseconds(asked, 0.99)
-            passed = passed and all(reply.fine for reply in asked) and p99 < 2000.0
-            served = sum(reply.fine for reply in asked)
-            said.append(f"flooder {name} ({dict(sorted(statuses.items()))}): {served} of 50, p99 {p99:.0f} ms")
+        for name, key, seconds, limit in (
+            ("without a permit", NEIGHBOUR, 100, 2000.0),
+            ("with a permit", LESSER, 50, 9000.0),
+        ):
+            flood = asyncio.ensure_future(every(0.02, 50 * seconds, partial(client.ask, key)))
+            asked = await every(1.0, seconds, partial(client.ask, dev_validator(0)))
+            statuses = dict(sorted(Counter(reply.status for reply in await flood).items()))
+            served, p99 = sum(reply.fine for reply in asked), milliseconds(asked, 0.99)
+            passed = passed and served == seconds and p99 < limit
+            said.append(f"flooder {name} {statuses}: {served} of {seconds} served, p99 {p99:.0f} ms")
     return "; ".join(said), passed
 
 
