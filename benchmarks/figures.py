@@ -122,10 +122,9 @@ def milliseconds(replies: Sequence[Reply], share: float) -> float:
 
 
 async def flooder_beside_a_validator() -> Found:
-    """Figure 6: 100 s of 50 requests a second from a registered hotkey without a permit, which is served at its own rate
-    since the operator asks for no permit, beside a validator that asks once a second. Then half as long a small
-    validator in its place, which may ask that often: nothing of the other's may be missed; how long it takes is a
-    matter of the machine, and said."""
+    """Figure 6: for 100 s a registered hotkey without a permit asks 50 times a second (served at its own rate: the
+    operator asks for no permit), beside a validator that asks once a second. Then half as long a small validator in its
+    place, which may ask that often: nothing of the other's may be missed; the time is a matter of the machine."""
     said, passed = [], True
     async with serving("--no-force-validator-permit", odd="neighbourly") as (_, client):
         for name, key, seconds, limit in (
