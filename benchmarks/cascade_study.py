@@ -5,37 +5,38 @@
 
 Simulated: ten experts in three tiers whose errors are correlated (all share some, relatives share more) and who are
 badly calibrated: too sure, biased, and one of them says a flat no to 1 % of all pictures. Everything is fitted on
-3,000 other cases. Recorded: every fit is made on other groups (cameras, places) than the pictures it is judged on.
+3,000 other cases. Recorded: every fit is made on other groups (cameras, places) than the pictures it is judged on;
+small pictures (224 x 224, as validators sent them in January 2026) and larger ones are fitted together and shown apart.
 
-Cost is milliseconds from the first question to the answer; members of one tier work side by side. Intervals are 95 %
-bootstrap; the difference between cascade and best single member is a paired bootstrap.
+A single member gets all that a fit can do for one: calibration, conditions, the shift that puts its best decision at
+0.5. Cost is milliseconds from the first question to the answer; members of one tier work side by side. Every measure is
+what it would be with as much road work as the profile's prevalence says. Intervals are 95 % bootstrap; the difference
+between cascade and best single member is a paired bootstrap.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cascade.calibration import Array, sigmoids
+from cascade.calibration import Array
+from cascade.conditions import of_size
 from cascade.data import Data
-from cascade.estimation import choose_calibration
 from cascade.fit import learn
-from cascade.measures import class_weight, weighted_mcc
+from cascade.measures import MEASURES, class_weight, paired_gain, summary
 from cascade.profile import Member, Profile, Tier, load
-from cascade.resampling import Labels, group_folds, resamples, splits
+from cascade.resampling import Index, group_folds, splits
 from cascade.routes import bands, choose_band, course, course_out_of_fold
 from cascade.trace import read_all
-from models.metrics import bootstrap, brier, ece, mcc
 
-RESAMPLES = 500
-Metric = Callable[[Labels, Array], float]
+SHOWN = {"mcc": "MCC", "auc": "AUC", "brier": "Brier", "ece": "ECE"}
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def compare(train: Data, test: Data, profile: Profile, share: float) -> dict[str
     """Each way to decide, fitted on `train`, on the pictures of `test`. share: of the cost of asking everybody that the
     cascade may take."""
     everybody = test.milliseconds.sum(axis=1)
-    methods: dict[str, Outcome] = {"best single, as it is": single(train, test, profile, calibrated=False)}
-    methods["best single, calibrated"] = single(train, test, profile, calibrated=True)
+    methods: dict[str, Outcome] = {"best single, as it is": single(train, test, profile, fitted=False)}
+    methods["best single, fitted"] = single(train, test, profile, fitted=True)
     for name, method in (
         ("vote, 7 of 10", "vote"),
         ("geometric mean", "geometric-mean"),
@@ -141,21 +142,30 @@ def compare(train: Data, test: Data, profile: Profile, share: float) -> dict[str
     return methods
 
 
-def single(train: Data, test: Data, profile: Profile, *, calibrated: bool) -> Outcome:
+def single(train: Data, test: Data, profile: Profile, *, fitted: bool) -> Outcome:
     """The member with the best MCC on `train`. Where it has no opinion the prior is answered."""
+    weight = class_weight(train.y, profile.prevalence)
     candidates = []
-    for column in range(len(train.models)):
-        seen, heard = ~np.isnan(train.x[:, column]), ~np.isnan(test.x[:, column])
-        z_train, z_test = train.x[seen, column], test.x[heard, column]
-        groups = [group for group, there in zip(train.groups, seen, strict=True) if there]
-        if calibrated:
-            fitted, _ = choose_calibration(z_train, train.y[seen], group_folds(groups, train.y[seen]))
-            z_train, z_test = fitted.apply(z_train), fitted.apply(z_test)
-        on_train, on_test = np.full(len(train.y), profile.prior), np.full(len(test.y), profile.prior)
-        on_train[seen], on_test[heard] = sigmoids(z_train), sigmoids(z_test)
-        tier = next(i for i, t in enumerate(profile.tiers) if train.models[column] in [m.model for m in t.members])
-        candidates.append((mcc(train.y, on_train), Outcome(on_test, test.milliseconds[:, tier])))
+    for column, key in enumerate(train.models):
+        tier = next(t for t in profile.tiers if key in [member.model for member in t.members])
+        there = profile.tiers.index(tier)
+        alone = profile.model_copy(update={"tiers": (_only(tier, key),), "second_question": None})
+        one_train, one_test = (
+            replace(data, models=(key,), x=data.x[:, [column]], milliseconds=data.milliseconds[:, [there]])
+            for data in (train, test)
+        )
+        if fitted:
+            alone = alone.model_copy(update={"fit": learn(one_train, alone)})
+        on_train, on_test = (course(data, alone).p[:, 0] for data in (one_train, one_test))
+        worth = MEASURES["mcc"](train.y, on_train, weight)
+        candidates.append((worth, Outcome(on_test, test.milliseconds[:, there])))
     return max(candidates, key=lambda candidate: candidate[0])[1]
+
+
+def _only(tier: Tier, key: str) -> Tier:
+    """The tier with one member, at full weight."""
+    member = next(member for member in tier.members if member.model == key)
+    return tier.model_copy(update={"members": (member.model_copy(update={"weight": 1.0}),)})
 
 
 def out_of_fold(data: Data, profile: Profile, share: float) -> dict[str, Outcome]:
@@ -169,30 +179,30 @@ def out_of_fold(data: Data, profile: Profile, share: float) -> dict[str, Outcome
     return {name: Outcome(p[name], ms[name]) for name in p}
 
 
-def show(y: Labels, groups: tuple[str, ...], methods: Mapping[str, Outcome]) -> None:
-    """The table, and cascade minus best single member."""
-    by_group = groups if len(set(groups)) >= 10 else None
-    print("| | MCC | Brier | ECE | mean ms |\n|---|---|---|---|---|")
+def show(data: Data, methods: Mapping[str, Outcome], prevalence: float) -> dict[str, float]:
+    """The table, and cascade minus best single member. Gives the MCC of each method."""
+    weight = class_weight(data.y, prevalence)
+    print(f"| | {' | '.join(SHOWN.values())} | mean ms |\n|---|{'---|' * (len(SHOWN) + 1)}")
+    found = {}
     for name, outcome in methods.items():
-        cells = [cell(y, outcome.p, metric, by_group) for metric in (mcc, brier, ece)]
-        print(f"| {name} | {' | '.join(cells)} | {outcome.milliseconds.mean():.0f} |")
-    cascade, best = list(methods.values())[-1], methods["best single, calibrated"]
-    gain, low, high = paired(y, groups, cascade.p, best.p)
-    print(f"\ncascade - best single, calibrated: MCC {gain:+.4f} [{low:+.4f}, {high:+.4f}]")
+        row = summary(data.y, outcome.p, weight, data.groups)
+        cells = [f"{row[key]['value']:.3f} [{row[key]['low']:.3f}, {row[key]['high']:.3f}]" for key in SHOWN]
+        print(f"| {name} | {' | '.join(cells)} | {np.average(outcome.milliseconds, weights=weight):.0f} |")
+        found[name] = float(row["mcc"]["value"])
+    cascade, best = list(methods.values())[-1], methods["best single, fitted"]
+    gain, low, high = paired_gain(data.y, cascade.p, best.p, weight, data.groups)
+    print(f"\ncascade - best single, fitted: MCC {gain:+.4f} [{low:+.4f}, {high:+.4f}]\n")
+    return found
 
 
-def cell(y: Labels, p: Array, metric: Metric, groups: tuple[str, ...] | None) -> str:
-    interval = bootstrap(y, p, metric, n=RESAMPLES, groups=groups)
-    return f"{metric(y, p):.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def paired(y: Labels, groups: tuple[str, ...], p: Array, q: Array) -> tuple[float, float, float]:
-    """MCC of p minus MCC of q, with its interval."""
-    differences = [
-        weighted_mcc(y, p > 0.5, drawn) - weighted_mcc(y, q > 0.5, drawn) for drawn in resamples(groups, RESAMPLES, 0)
-    ]
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return mcc(y, p) - mcc(y, q), float(low), float(high)
+def show_by_size(data: Data, methods: Mapping[str, Outcome], prevalence: float) -> None:
+    """The same for the pictures of each size."""
+    sizes = np.array([of_size(size) for size in data.sizes])
+    for size in np.unique(sizes):
+        rows: Index = np.flatnonzero(sizes == size)
+        print(f"### {size}: {len(rows)} pictures, {int(data.y[rows].sum())} road work\n")
+        part = {name: Outcome(outcome.p[rows], outcome.milliseconds[rows]) for name, outcome in methods.items()}
+        show(data.part(rows), part, prevalence)
 
 
 def main() -> None:
@@ -208,19 +218,19 @@ def main() -> None:
         with arguments.traces.open(encoding="utf-8") as lines:
             data = Data.of(list(read_all(lines)), profile)
         print(f"{len(data.y)} recorded pictures, {int(data.y.sum())} road work, {len(set(data.groups))} groups\n")
-        show(data.y, data.groups, out_of_fold(data, profile, arguments.share))
+        methods = out_of_fold(data, profile, arguments.share)
+        show(data, methods, profile.prevalence)
+        show_by_size(data, methods, profile.prevalence)
         return
     profile = simulated_profile()
-    summary = []
+    found = []
     for seed in range(arguments.seeds):
         train, test = simulate(3_000, 1_000 + seed), simulate(arguments.cases, seed)
-        methods = compare(train, test, profile, arguments.share)
-        print(f"\nseed {seed}: {arguments.cases} cases\n")
-        show(test.y, test.groups, methods)
-        summary.append({name: mcc(test.y, outcome.p) for name, outcome in methods.items()})
-    print("\nMCC over the seeds: mean (least to most)\n")
-    for name in summary[0]:
-        values = [row[name] for row in summary]
+        print(f"seed {seed}: {arguments.cases} cases\n")
+        found.append(show(test, compare(train, test, profile, arguments.share), profile.prevalence))
+    print("MCC over the seeds: mean (least to most)\n")
+    for name in found[0]:
+        values = [row[name] for row in found]
         print(f"- {name}: {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
 
 

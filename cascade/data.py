@@ -10,6 +10,7 @@ import numpy as np
 
 from cascade.calibration import Array, bounded
 from cascade.conditions import Claims, claims, settled
+from cascade.fusion import Fusion
 from cascade.profile import Profile, Tier
 from cascade.resampling import Index, Labels
 from cascade.trace import Record
@@ -74,14 +75,28 @@ class Data:
             claimed=tuple(self.claimed[row] for row in rows),
         )
 
-    def conditions(self, row: int, models: Collection[str]) -> tuple[str, ...]:
-        """The conditions of one picture that are known once `models` were heard."""
-        return settled(self.sizes[row], self.claimed[row], models)
+    def estimates(self, fusion: Fusion, models: Collection[str]) -> tuple[Array, Array, Array]:
+        """What `fusion` makes of the opinions of `models`: probability, low and high (N,) each."""
+        columns = [column for column, key in enumerate(self.models) if key in models and fusion.hears(key)]
+        alike: dict[tuple[bytes, tuple[str, ...]], list[int]] = {}
+        present = ~np.isnan(self.x[:, columns])
+        for row in range(len(self.y)):
+            heard = [self.models[column] for column, there in zip(columns, present[row], strict=True) if there]
+            conditions = settled(self.sizes[row], self.claimed[row], heard)
+            alike.setdefault((present[row].tobytes(), conditions), []).append(row)
+        found = np.tile([[fusion.prior.probability], [fusion.prior.low], [fusion.prior.high]], len(self.y))
+        for (_, conditions), some in alike.items():
+            rows = np.array(some)
+            there = [column for column, seen in zip(columns, present[rows[0]], strict=True) if seen]
+            if there:
+                opinions = {self.models[column]: self.x[rows, column] for column in there}
+                found[:, rows] = fusion.estimates(opinions, conditions)
+        p, low, high = found
+        return p, low, high
 
-    def heard(self, row: int, models: Collection[str]) -> dict[str, float]:
-        """The opinions of `models` on one picture, as `Fusion.estimate` wants them."""
-        values = zip(self.models, self.x[row], strict=True)
-        return {key: float(value) for key, value in values if key in models and not np.isnan(value)}
+    def known(self) -> list[tuple[str, ...]]:
+        """The conditions of each picture, every member heard."""
+        return [settled(size, claimed, self.models) for size, claimed in zip(self.sizes, self.claimed, strict=True)]
 
 
 def _tier_ms(tier: Tier, record: Record) -> float:

@@ -117,15 +117,13 @@ def _stack(x: Array, data: Data, rows: Index, folds: Index, pooled: Stack, subse
 def _fused(data: Data, fit: Fit, profile: Profile, prevalence: float) -> Array:
     """The log-odds (N,) that `fit` gives to all opinions of each picture, where road work has this prevalence."""
     fusion = profile.model_copy(update={"fit": fit, "prevalence": prevalence}).fused()
-    rows = range(len(data.y))
-    estimates = [fusion.estimate(data.heard(row, data.models), data.conditions(row, data.models)) for row in rows]
-    return logits(np.array([estimate.probability for estimate in estimates]))
+    return logits(data.estimates(fusion, data.models)[0])
 
 
 def _conditions(data: Data, z: Array, folds: Index) -> dict[str, Platt]:
     """What each condition changes in the fused log-odds z (N,). One covariate after the other, on what those before it
     left; kept only where the log loss out of fold gets better for certain."""
-    known = [data.conditions(row, data.models) for row in range(len(data.y))]
+    known = data.known()
     found: dict[str, Platt] = {}
     for covariate in COVARIATES:
         after, out, maps = z.copy(), z.copy(), {}

@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from cascade.calibration import (
+    MAX_LOGIT,
     Array,
     Calibration,
     Identity,
@@ -27,7 +28,6 @@ from cascade.calibration import (
     Platt,
     VennAbers,
     bounded,
-    logit,
     logits,
     prior_shift,
     sigmoid,
@@ -108,7 +108,7 @@ class Fusion:
         self.weights = dict(weights)
         self.prior = Estimate(prior, 0.0, 1.0)
         self._fit = fit if method == "log-odds" else None
-        self._pool: Callable[[Array, Array], float]
+        self._pool: Callable[[Array, Array], Array]
         self._pool = {"log-odds": log_odds, "geometric-mean": geometric_mean, "vote": lambda z, w: vote(z, w, quorum)}[
             method
         ]
@@ -122,53 +122,57 @@ class Fusion:
     def estimate(self, opinions: Mapping[str, float], conditions: Sequence[str] = ()) -> Estimate:
         """The pooled estimate of {model: logit}. Models without a weight (or of weight 0) are not heard. conditions: of
         the picture, as `cascade.conditions.settled` gives them."""
-        heard = sorted(key for key in opinions if self.hears(key))
+        heard = {key: bounded(z) for key, z in sorted(opinions.items()) if self.hears(key)}
         if not heard:
             return self.prior
-        if self._fit is not None:
-            return self._fitted(self._fit, heard, opinions, conditions)
-        z = np.array([bounded(opinions[key]) for key in heard])
-        pooled = self._pool(z, np.array([self.weights[key] for key in heard]))
-        p = sigmoid(pooled + self._shift)
-        return Estimate(p, p, p)
+        p, low, high = (sigmoid(float(z)) for z in self._log_odds(heard, conditions))
+        return Estimate(p, min(p, low), max(p, high))
 
-    def _fitted(self, fit: Fit, heard: list[str], opinions: Mapping[str, float], conditions: Sequence[str]) -> Estimate:
+    def estimates(self, opinions: Mapping[str, Array], conditions: Sequence[str] = ()) -> tuple[Array, Array, Array]:
+        """`estimate` of N pictures at once that the same members were heard of, under the same conditions: probability,
+        low and high (N,) each. opinions: {model: logits (N,)}, at least one model that is heard."""
+        heard = {key: np.clip(z, -MAX_LOGIT, MAX_LOGIT) for key, z in sorted(opinions.items()) if self.hears(key)}
+        p, low, high = (sigmoids(z) for z in self._log_odds(heard, conditions))
+        return p, np.minimum(p, low), np.maximum(p, high)
+
+    def _log_odds(self, heard: Mapping[str, Any], conditions: Sequence[str]) -> tuple[Array, Array, Array]:
+        """Fused log-odds and the bounds of their interval, of one number or one array per model."""
+        fit = self._fit
+        if fit is None:
+            weights = np.array([self.weights[key] for key in heard])
+            z = self._pool(np.array(list(heard.values())), weights) + self._shift
+            return z, z, z
         stack = fit.subsets.get(subset_key(heard), fit.pooled)
-        z = stack.bias
-        for key in heard:
-            value = bounded(opinions[key])
-            if key in fit.members:
-                value = float(fit.members[key].apply(value))
-            z += stack.weights.get(key, 0.0) * value
+        pooled: Any = stack.bias
+        for key, value in heard.items():
+            said = fit.members[key].apply(value) if key in fit.members else value
+            pooled = pooled + stack.weights.get(key, 0.0) * said
+        z = stack.calibration.apply(pooled)
+        low, high = stack.interval.interval(pooled) if stack.interval else (z, z)
+        return self._final(fit, z, conditions), self._final(fit, low, conditions), self._final(fit, high, conditions)
 
-        def said(log_odds: Array) -> float:
-            for condition in conditions:
-                if condition in fit.conditions:
-                    log_odds = fit.conditions[condition].apply(log_odds)
-            return sigmoid(float(log_odds) + self._shift)
-
-        p = said(stack.calibration.apply(z))
-        if stack.interval is None:
-            return Estimate(p, p, p)
-        low, high = stack.interval.interval(z)
-        return Estimate(p, min(p, said(low)), max(p, said(high)))
+    def _final(self, fit: Fit, z: Array, conditions: Sequence[str]) -> Array:
+        for condition in conditions:
+            if condition in fit.conditions:
+                z = fit.conditions[condition].apply(z)
+        return z + self._shift
 
 
-def log_odds(z: Array, weights: Array) -> float:
-    """sum(w * z): independent evidence adds up in log-odds. z, weights (M,)."""
-    return float(weights @ z)
+# Pools of members' log-odds z (M,) or (M, N) with weights (M,): one number, or (N,).
 
 
-def geometric_mean(z: Array, weights: Array) -> float:
-    """Log-odds of prod(p ** w) ** (1 / sum(w)), the weighted geometric mean of the probabilities. z, weights (M,)."""
-    return logit(math.exp(float(weights @ np.log(sigmoids(z))) / float(weights.sum())))
+def log_odds(z: Array, weights: Array) -> Array:
+    """sum(w * z): independent evidence adds up in log-odds."""
+    return np.asarray(weights @ z)
 
 
-def vote(z: Array, weights: Array, quorum: float) -> float:
-    """Log-odds of a vote: above 0 exactly if at least `quorum` (0..1) of the members say yes. z, weights (M,)."""
-    n = int((weights > 0).sum())
-    yes = int(((z > 0) & (weights > 0)).sum())
+def geometric_mean(z: Array, weights: Array) -> Array:
+    """Log-odds of prod(p ** w) ** (1 / sum(w)), the weighted geometric mean of the probabilities."""
+    return logits(np.exp(weights @ np.log(sigmoids(z)) / weights.sum()))
+
+
+def vote(z: Array, weights: Array, quorum: float) -> Array:
+    """Log-odds of a vote: above 0 exactly if at least `quorum` (0..1) of the members say yes."""
+    yes, n = (z > 0).sum(axis=0), len(weights)
     needed = math.ceil(quorum * n - 1e-9)
-    share = (np.array([yes, needed - 0.5]) + 0.5) / (n + 1)
-    yes_logit, needed_logit = logits(share)
-    return float(yes_logit - needed_logit)
+    return logits((yes + 0.5) / (n + 1)) - logits(np.asarray(needed / (n + 1)))

@@ -38,15 +38,13 @@ class Course:
 
 def course(data: Data, profile: Profile) -> Course:
     """The course of every picture of `data` under `profile`, all tiers asked."""
-    fusion, tiers = profile.fused(), profile.tiers
-    estimates = np.empty((3, len(data.y), len(tiers)))
-    for row in range(len(data.y)):
-        heard: list[str] = []
-        for column, tier in enumerate(tiers):
-            heard += [member.model for member in tier.members]
-            e = fusion.estimate(data.heard(row, heard), data.conditions(row, heard))
-            estimates[:, row, column] = e.probability, e.low, e.high
-    p, low, high = estimates
+    fusion = profile.fused()
+    heard: list[str] = []
+    estimates = []
+    for tier in profile.tiers:
+        heard += [member.model for member in tier.members]
+        estimates.append(data.estimates(fusion, heard))
+    p, low, high = np.array(estimates).transpose(1, 2, 0)
     return Course(p, low, high, data.milliseconds.cumsum(axis=1))
 
 

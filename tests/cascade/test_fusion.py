@@ -54,6 +54,18 @@ def test_any_opinions_give_a_finite_probability_inside_its_interval(
     assert math.isfinite(e.probability)
 
 
+@given(opinions.filter(bool), weights, methods, fits, conditions)
+def test_many_pictures_at_once_are_estimated_as_one_by_one(
+    heard: dict[str, float], weight: dict[str, float], method: Method, fit: Fit | None, known: tuple[str, ...]
+) -> None:
+    fusion = Fusion(weight, method=method, fit=fit)
+    pictures = [{key: z * factor for key, z in heard.items()} for factor in (1.0, -1.0, 0.1)]
+    if any(fusion.hears(key) for key in heard):
+        together = fusion.estimates({key: np.array([one[key] for one in pictures]) for key in heard}, known)
+        alone = [fusion.estimate(one, known) for one in pictures]
+        assert np.transpose(together) == pytest.approx(np.array([[e.probability, e.low, e.high] for e in alone]))
+
+
 @given(opinions, weights, methods, fits, st.randoms())
 def test_the_order_of_members_changes_nothing(
     heard: dict[str, float], weight: dict[str, float], method: Method, fit: Fit | None, random: object
