@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cascade.engine import Engine
 from cascade.profile import Profile, ProfileError, load
 from miner.decode import PictureError, decode
 from miner.gpu import NoCards, cards
+from miner.improve import HEAD, MEMORY, Versions
 from miner.settings import Settings, UsageError
-from models.base import Frame, Model, ModelError
+from models.base import Frame, Model, ModelError, ModelUnavailable
 from models.catalog import build, find
+from models.head import Head
+from models.memory import Memory, Vectors
 
 MODELS = Path(__file__).parent.parent / "models"
+EMBEDDING = "embedded"  # the model whose pooled features embed pictures
+LEARNED = {HEAD: "head.json", MEMORY: "memory.npz"}  # members that learn from embeddings, and their files
 
 
 def profile_of(settings: Settings) -> Profile:
@@ -27,14 +39,97 @@ def profile_of(settings: Settings) -> Profile:
         raise UsageError(str(error)) from None
 
 
-def make_engine(settings: Settings, profile: Profile) -> Engine:
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is to be served. folder: holds what the profile's learned members know. version: empty for the own one."""
+
+    profile: Profile
+    folder: Path
+    version: str = ""
+
+
+def own(settings: Settings) -> Chosen:
+    """The profile that the settings name. Raises UsageError."""
+    return Chosen(profile_of(settings), Path(settings.profile).parent)
+
+
+def in_force(settings: Settings) -> Chosen:
+    """The version that `improve` promoted, else the own profile. Raises UsageError, ProfileError and ModelError for a
+    version that cannot be used, before anything of it is served."""
+    versions = Versions(settings.state / "versions")
+    mine, version = own(settings), versions.current()
+    if not version:
+        return mine
+    return Chosen(versions.read(version, mine.profile).profile, versions.directory / version, version)
+
+
+class Parts:
+    """Makes the models of what is served, and gives pictures the embeddings that its learned members (head, memory) and
+    the journal stand on: those of the network in the package, from the pass that its opinion takes anyway."""
+
+    def __init__(self, chosen: Chosen) -> None:
+        self.chosen = chosen
+        self._embedder: Any = None
+
+    def models(self) -> dict[str, Model]:
+        """All models of the profile, not loaded. Raises UsageError when the catalog lacks one."""
+        profile = self.chosen.profile
+        try:
+            known = build(member.model for member in profile.members if member.model not in LEARNED)
+        except ModelError as error:
+            raise UsageError(f"profile {profile.name}: {error}") from None
+        self._embedder = known.get(EMBEDDING)
+        return {**known, **self.learned(self.chosen)}
+
+    def learned(self, chosen: Chosen) -> dict[str, Model]:
+        """The learned members of a version, not loaded."""
+        keys = {member.model for member in chosen.profile.members}
+        return {key: self._learned(key, chosen.folder) for key in LEARNED if key in keys}
+
+    def fresh(self, key: str) -> Model:
+        """One model, not loaded: what the engine puts in the place of one that hangs."""
+        if key in LEARNED:
+            return self._learned(key, self.chosen.folder)
+        model = build([key])[key]
+        if key == EMBEDDING:
+            self._embedder = model
+        return model
+
+    @cached_property
+    def name(self) -> str:
+        """Of the embedder: its weights', so that vectors of others are never mixed with its."""
+        return embedder_name()
+
+    def embed(self, frames: Sequence[Frame]) -> Vectors:
+        """float32 (N, D). Raises ModelError."""
+        if self._embedder is None:
+            raise ModelUnavailable(f"profile {self.chosen.profile.name} has no member {EMBEDDING!r} to embed pictures")
+        vectors: Vectors = self._embedder.embed(frames)
+        return vectors
+
+    def known(self, sha256: str) -> NDArray[np.float32] | None:
+        """The embedding of a picture that was just looked at, if there is one."""
+        return self._embedder.known(sha256) if self._embedder else None
+
+    def _learned(self, key: str, folder: Path) -> Model:
+        path = folder / LEARNED[key]
+        return Head(self.embed, path) if key == HEAD else Memory(self.embed, path)
+
+
+def embedder_name() -> str:
+    """Under which name the journal keeps the embeddings of the network in the package."""
+    card = json.loads((MODELS / "embedded/model_card.json").read_text(encoding="utf-8"))
+    return f"{EMBEDDING}-{card['sha256'][:8]}"
+
+
+def make_engine(settings: Settings, parts: Parts) -> Engine:
     """An engine, not started. Raises UsageError when the catalog lacks a model of the profile."""
-    try:
-        models = build(member.model for member in profile.members)
-    except ModelError as error:
-        raise UsageError(f"profile {profile.name}: {error}") from None
     card = _card(settings)
-    return Engine(profile, models, factory=fresh_model, device=lambda key: card if find(key).isolated else "cpu")
+
+    def device(key: str) -> str:
+        return card if key not in LEARNED and find(key).isolated else "cpu"
+
+    return Engine(parts.chosen.profile, parts.models(), factory=parts.fresh, device=device)
 
 
 def _card(settings: Settings) -> str:
@@ -45,11 +140,6 @@ def _card(settings: Settings) -> str:
         return "cuda:0" if cards() else "cpu"
     except NoCards:
         return "cpu"
-
-
-def fresh_model(key: str) -> Model:
-    """One model of the catalog, not loaded: what the engine puts in the place of one that hangs."""
-    return build([key])[key]
 
 
 def revision() -> str:
@@ -65,7 +155,8 @@ async def running_engine(settings: Settings, profile: Profile | None = None) -> 
 
     Raises UsageError when a required tier cannot be had.
     """
-    engine = make_engine(settings, profile or profile_of(settings))
+    mine = own(settings)
+    engine = make_engine(settings, Parts(replace(mine, profile=profile) if profile else mine))
     try:
         await engine.start()
     except ModelError as error:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from cascade.calibration import logit, sigmoid
 from cascade.deadline import Deadline
@@ -31,6 +31,7 @@ from cascade.verdict import Source, Verdict
 from miner.journal import novelty
 from miner.journal_views import Views
 from miner.service import Decide
+from miner.stability import psi
 from models.base import Frame
 
 log = logging.getLogger(__name__)
@@ -56,13 +57,15 @@ class Alarm:
 class Limits:
     """threshold: wealth of a martingale that is an alarm. sure: standard errors by which the prevalence must differ.
     doubt: least standard error of a prevalence that no label confirms. step, most: log-odds that the correction may
-    move at a time, and may reach. psi: index that is an alarm."""
+    move at a time, and may reach (0: it corrects nothing). told: log-odds that are an alarm, if they are not corrected.
+    psi: index that is an alarm."""
 
     threshold: float = 1e6
     sure: float = 2.5
     doubt: float = 0.1
     step: float = 0.1
     most: float = 1.0
+    told: float = 1.0
     psi: float = 0.25
 
 
@@ -110,15 +113,6 @@ def prevalence(probabilities: ArrayLike, prior: float) -> tuple[float, float]:
     return share, 1.0 / math.sqrt(max(information, 1e-12))
 
 
-def psi(reference: NDArray[np.int64], current: NDArray[np.int64]) -> float:
-    """Population stability index of two histograms over the same bins: below 0.1 stable, above 0.25 another world.
-
-    Half a count is added to each bin, so that an empty one is not an infinite surprise.
-    """
-    a, b = (reference + 0.5) / (reference + 0.5).sum(), (current + 0.5) / (current + 0.5).sum()
-    return float(((b - a) * np.log(b / a)).sum())
-
-
 class Watch:
     """Watches the answers of one model version. prior: share of road work the cascade is calibrated for."""
 
@@ -148,7 +142,7 @@ class Watch:
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """Those of the last day, one of each kind, newest last."""
-        fresh = [alarm for alarm in self._alarms.values() if self._clock() - alarm.at < DAY]
+        fresh = [alarm for alarm in list(self._alarms.values()) if self._clock() - alarm.at < DAY]
         return tuple(sorted(fresh, key=lambda alarm: alarm.at))
 
     def observe(self, verdict: Verdict) -> None:
@@ -184,6 +178,12 @@ class Watch:
             self._raise("psi", message, "collect labels on the review page, then run improve")
         return index
 
+    def moved(self, of: str, index: float) -> None:
+        """Told the PSI of something that others measure; NaN: not known yet."""
+        if index > self._limits.psi:
+            message = f"{of} differ from those of the first days: PSI {index:.2f}"
+            self._raise(of, message, "look at recent pictures on the review page, label them, then run improve")
+
     def _reset(self) -> None:
         self._watched = self._version()
         self._scores, self._novelty = Martingale(), Martingale()
@@ -205,7 +205,7 @@ class Watch:
         wanted = 0.0
         if abs(share - self._prior) > self._limits.sure * error:
             wanted = logit(share) - logit(self._prior)
-        if abs(wanted) > self._limits.most:
+        if abs(wanted) > max(self._limits.most, self._limits.told):
             message = f"road work seems to be {share:.0%} of the pictures, fitted for {self._prior:.0%}"
             self._raise(
                 "prevalence", message, "label fifty pictures of today; if it is true, set the profile's prevalence"

@@ -23,6 +23,7 @@ review page's second look, since leaving out what the model doubts would keep it
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -61,6 +62,7 @@ LEAST = 20  # pictures of each label a set needs to judge at all
 ENOUGH = 60  # pictures of each label from which one week is enough
 HEAD, MEMORY = "head", "memory"  # keys of the members that learn from embeddings
 FOLDS = 5
+LONGEST_ASIDE = 0.5  # seconds that a canary's answer may cost
 LEAST_EMBEDDINGS = 50  # of each label, before anything is learned from them
 
 
@@ -160,6 +162,11 @@ class Candidate:
         """Its members that learn from embeddings, by model key."""
         both: dict[str, Learned | None] = {HEAD: self.head, MEMORY: self.memory}
         return {key: member for key, member in both.items() if member is not None}
+
+    def answer(self, record: Record, embedding: NDArray[np.float32] | None) -> Verdict:
+        """Its verdict on a record, with what its learned members say of the picture's embedding (D,) if it has one."""
+        (example,) = with_opinions([Example(record, 0.0, "", "", embedding=embedding)], self.learned)
+        return replay(example.record, self.profile, self.profile.fused())
 
     def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float64]:
         """What it would have answered (N,), from the recorded opinions and those of its learned members."""
@@ -441,6 +448,10 @@ class Versions:
         self._note("rollback", version=target, previous=before, who=who)
         return target
 
+    def unusable(self, name: str, why: str) -> None:
+        """Note that the miner could not serve a version that is in force, and goes on with what it served."""
+        self._note("unusable", version=name, reason=why)
+
     def audit(self) -> list[dict[str, Any]]:
         """Every event, oldest first."""
         path = self.directory / "audit.jsonl"
@@ -545,37 +556,64 @@ def promote_staged(
 
 
 class Shadow:
-    """Wraps `decide`: re-decides each verdict's opinions under a candidate's profile, beside the live answer.
+    """Wraps `decide`: a staged candidate answers each picture too, from the opinions and the embedding that the live
+    version has got already.
 
-    note: told (sha256, candidate's name, candidate's probability); `Journal.shadow` fits. canary: share of pictures
-    that get the candidate's answer, chosen by the picture's digest, so that the same picture stays on one side.
+    note: told (sha256, candidate's name, its probability, the live one, whether the candidate's left); `Journal.shadow`
+    fits. canary: share of pictures that get the candidate's answer, chosen by the picture's digest, so that the same
+    picture stays on one side. known: the embedding of a picture just looked at.
     """
 
     def __init__(
         self,
         decide: Decide,
-        profile: Profile,
-        name: str,
-        note: Callable[[str, str, float], object],
+        note: Callable[[str, str, float, float, bool], object],
         canary: float = 0.0,
+        known: Callable[[str], NDArray[np.float32] | None] = lambda sha256: None,
     ) -> None:
-        self._decide, self._profile, self._fusion = decide, profile, profile.fused()
-        self._name, self._note, self._canary = name, note, canary
+        self._decide, self._note, self._canary, self._known = decide, note, canary, known
+        self._name = ""
+        self._candidate: Candidate | None = None
+        self._asides: set[asyncio.Task[Verdict]] = set()
+
+    @property
+    def name(self) -> str:
+        """The candidate's version; empty: none runs."""
+        return self._name
+
+    def run(self, name: str, candidate: Candidate | None) -> None:
+        """Let this candidate run from now on; None: none."""
+        self._name, self._candidate = name, candidate
 
     async def decide(self, frame: Frame, deadline: Deadline, caller: str) -> Verdict:
         live = await self._decide(frame, deadline, caller)
-        if live.source is Source.PRIOR or not live.opinions:
+        candidate = self._candidate
+        if candidate is None or live.source is Source.PRIOR or not live.opinions:
             return live
+        shown = int(frame.sha256[8:16], 16) < self._canary * 2**32
+        aside = asyncio.create_task(self._aside(self._name, candidate, live, frame, shown))
+        self._asides.add(aside)  # held, so that it is not collected halfway
+        aside.add_done_callback(self._asides.discard)
+        if not shown:
+            return live
+        await asyncio.wait([aside], timeout=min(LONGEST_ASIDE, deadline.remaining()))
+        return aside.result() if aside.done() else live
+
+    async def settled(self) -> None:
+        """Wait for the candidate's answers that are still being computed."""
+        await asyncio.gather(*self._asides)
+
+    async def _aside(self, name: str, candidate: Candidate, live: Verdict, frame: Frame, shown: bool) -> Verdict:
+        """The candidate's verdict; the live one when it fails: its fault must not cost the answer."""
         try:
-            candidate = replay(Record.of(live, frame), self._profile, self._fusion)
-            self._note(frame.sha256, self._name, candidate.probability)
-        except Exception as error:  # a candidate's fault must not cost the live answer
-            log.warning("candidate %s failed: %s: %s", self._name, type(error).__name__, error)
+            record = Record.of(live, frame)
+            said = await asyncio.to_thread(candidate.answer, record, self._known(frame.sha256))
+        except Exception as error:
+            log.warning("candidate %s failed: %s: %s", name, type(error).__name__, error)
             return live
-        if int(frame.sha256[8:16], 16) >= self._canary * 2**32:
-            return live
-        interval = candidate.interval
-        return replace(live, probability=candidate.probability, interval=interval, tiers=(*live.tiers, "canary"))
+        self._note(frame.sha256, name, said.probability, live.probability, shown)
+        answer = replace(live, probability=said.probability, interval=said.interval)
+        return replace(answer, tiers=(*live.tiers, "canary"))
 
 
 def shadow_comparison(seen: Sequence[tuple[str, int, float, float]]) -> Comparison | None:

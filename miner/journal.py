@@ -172,7 +172,7 @@ class Journal:
     """The journal of one miner; itself an observer of the service. Reading is `miner.journal_views.Views`.
 
     directory: holds `journal.db` and `pictures/`. version: names the model that answers now. embed: gives the vector
-    that is stored for each kept picture, called in the writer's thread; `embedder` is its name.
+    that is stored for each kept or labelled picture, called in the writer's thread; `embedder` is its name.
     """
 
     def __init__(
@@ -217,12 +217,12 @@ class Journal:
         """Take back the last human label of `who`; gives the picture's sha256, None when there is nothing."""
         return self._change(lambda db: _undo(db, who))
 
-    def shadow(self, sha256: str, version: str, probability: float) -> Future[None]:
-        """Note what a candidate would have answered."""
+    def shadow(self, sha256: str, version: str, probability: float, live: float, answered: bool) -> Future[None]:
+        """Note what a candidate said and what the live version said; answered: the candidate's is what left."""
         return self._change(
             lambda db: db.execute(
-                "INSERT OR REPLACE INTO shadows VALUES (?, ?, ?)",
-                (self._name(version), bytes.fromhex(sha256), probability),
+                "INSERT OR REPLACE INTO shadows (version, sha256, probability, live, answered) VALUES (?, ?, ?, ?, ?)",
+                (self._name(version), bytes.fromhex(sha256), probability, live, int(answered)),
             ),
             urgent=False,
         )
@@ -324,15 +324,29 @@ class Journal:
         tally.add(item.at, caller, version, answered, milliseconds)
         if picture is None or answered.frame is None:
             return
+        kept = False
         if verdict is not None and not repeated:
             try:
-                self._keep_picture(picture, answered.frame, verdict, answered.image_base64, tally)
-            except sqlite3.Error:
-                raise
-            except Exception as error:  # an embedder's fault must not cost the batch
-                log.warning("picture not kept: %s: %s", type(error).__name__, error)
+                kept = self._keep_picture(picture, answered.frame, verdict, answered.image_base64, tally)
+            except ValueError as error:  # base64 that is none must not cost the batch
+                log.warning("picture not kept: %s", error)
         if answered.label in (0, 1):
             _add_label(self._connection, picture, item.at, answered.label, "testnet", RANKS["testnet"], answered.caller)
+        if kept or answered.label in (0, 1):
+            self._add_embedding(picture, answered.frame)
+
+    def _add_embedding(self, picture: int, frame: Frame) -> None:
+        """The vector of a picture that has a label, or waits for one."""
+        if self._embed is None:
+            return
+        try:
+            vector = np.asarray(self._embed(frame), dtype=np.float16)
+        except Exception as error:  # an embedder's fault must not cost the batch
+            log.warning("no embedding stored: %s: %s", type(error).__name__, error)
+            return
+        self._connection.execute(
+            "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", (picture, self._embedder, vector.tobytes())
+        )
 
     def _picture(self, frame: Frame) -> int:
         digest = bytes.fromhex(frame.sha256)
@@ -346,10 +360,11 @@ class Journal:
         assert added is not None
         return added
 
-    def _keep_picture(self, picture: int, frame: Frame, verdict: Verdict, image_base64: str, tally: _Tally) -> None:
+    def _keep_picture(self, picture: int, frame: Frame, verdict: Verdict, image_base64: str, tally: _Tally) -> bool:
+        """Whether the picture is kept now, and was not before."""
         reason = self._keep.reason(verdict, frame.sha256)
         if not reason or self._connection.execute("SELECT 1 FROM kept WHERE picture = ?", (picture,)).fetchone():
-            return
+            return False
         tally.jpegs[frame.sha256] = jpeg = base64.b64decode(image_base64)
         self._connection.execute(
             "INSERT INTO kept (picture, bytes, reason, lot, rank, value, probability, evidence)"
@@ -365,11 +380,7 @@ class Journal:
                 evidence_json(verdict),
             ),
         )
-        if self._embed is not None:
-            vector = np.asarray(self._embed(frame), dtype=np.float16)
-            self._connection.execute(
-                "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", (picture, self._embedder, vector.tobytes())
-            )
+        return True
 
     def _write_picture(self, sha256: str, jpeg: bytes) -> None:
         """After the commit: a crash in between leaves a row without a file, which ages out; never a stray file."""

@@ -65,7 +65,13 @@ CREATE TABLE shadows (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS = (V1, V2)
+# What the live version said of the same picture, and whether the candidate's answer is the one that left.
+V3 = """
+ALTER TABLE shadows ADD COLUMN live REAL;
+ALTER TABLE shadows ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
+"""
+
+MIGRATIONS = (V1, V2, V3)
 VERSION = len(MIGRATIONS)
 
 

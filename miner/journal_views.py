@@ -194,6 +194,11 @@ class Views:
         """(sha256, label, live probability, candidate's probability) of labelled pictures a candidate also saw."""
         return [(row[0].hex(), *row[1:]) for row in self._rows(_SHADOWS, (version,))]
 
+    def shadow_totals(self, version: str) -> tuple[int, int, int]:
+        """Pictures a candidate saw, those that got its answer, and those on which it took the live version's side."""
+        (totals,) = self._rows(_SHADOW_TOTALS, (version,))
+        return totals[0], totals[1], totals[2]
+
     def picture(self, sha256: str) -> Path | None:
         """The JPEG of a kept picture."""
         path = picture_path(self.directory, sha256)
@@ -278,10 +283,12 @@ _HUMAN_AND_TESTNET = """SELECT count(*), sum(h.label = t.label) FROM labels h JO
     AND t.source = 'testnet' WHERE h.source = 'human' AND h.label IS NOT NULL"""
 _HUMAN_AND_HUMAN = """SELECT count(*), sum(a.label = b.label) FROM labels a JOIN labels b ON b.picture = a.picture
     AND b.id > a.id AND b.source = 'human' WHERE a.source = 'human' AND a.label + b.label IS NOT NULL"""
-_SHADOWS = """SELECT p.sha256, p.label, r.probability, s.probability
+_SHADOWS = """SELECT p.sha256, p.label, coalesce(s.live, r.probability), s.probability
     FROM shadows s JOIN pictures p ON p.sha256 = s.sha256
     JOIN requests r ON r.id = (SELECT max(id) FROM requests WHERE picture = p.id AND source = 'cascade')
     WHERE s.version = (SELECT id FROM names WHERE name = ?) AND p.label IS NOT NULL"""
+_SHADOW_TOTALS = """SELECT count(*), coalesce(sum(answered), 0), coalesce(sum((live > 0.5) = (probability > 0.5)), 0)
+    FROM shadows WHERE version = (SELECT id FROM names WHERE name = ?)"""
 EXPORT_COLUMNS = (
     "at", "sha256", "phash", "width", "height", "caller", "version", "probability", "low", "high", "source", "stop",
     "degraded", "milliseconds", "fault", "opinions", "label", "label_source",

@@ -3,7 +3,8 @@
     learning = Learning(settings.state, engine.decide, lambda: engine.profile)
     Service(learning.decide, ..., observers=[..., learning.observe])
     health_app(..., [*dashboard.routes(), *learning.routes(guard)])
-    learning.refresh()  # every hour, in a thread
+    learning.follow(profile)  # every few seconds: a version that was staged meanwhile
+    learning.refresh()  # every quarter of an hour, in a thread
     learning.close()
 
 The order of the wrappers: a repeat is answered before anything else; what is new goes to the cascade, its verdict past
@@ -13,20 +14,26 @@ the shadow (a staged candidate) and through the correction for a shifted prevale
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.routing import Route
 
-from cascade.profile import Profile, load
-from miner.drift import Alarm, Corrected, Watch
+from cascade.profile import Profile, ProfileError
+from miner.drift import Alarm, Corrected, Limits, Watch
 from miner.duplicates import Duplicates, Repeats, finder
 from miner.improve import Shadow, Versions
-from miner.journal import Counts, Embed, Journal, Keep
+from miner.journal import JOURNAL_TIER, Counts, Journal, Keep
 from miner.journal_views import Views, days_ago
 from miner.review import Guard, loopback_only, routes
 from miner.service import Answered, Decide
+from miner.stability import EmbeddingDrift
+from models.base import ModelError
+from models.memory import Embedder
+
+log = logging.getLogger(__name__)
 
 LABELS_COUNT = 14.0  # days that a label says something of today's share of road work
 
@@ -34,18 +41,18 @@ LABELS_COUNT = 14.0  # days that a label says something of today's share of road
 @dataclass(frozen=True, slots=True)
 class Habits:
     """What the operator may choose. near_bits: bits of dHash within which a picture is a repeat, 0 for the same bytes
-    only, -1 for never. recheck: share of repeats put to the cascade all the same. canary: share of pictures that a
-    staged candidate answers."""
+    only, -1 for never. recheck: share of repeats put to the cascade all the same. correction: most log-odds by which
+    answers follow a shift of the prevalence, 0 for never. canary: share of pictures that a staged candidate answers."""
 
     keep: Keep = field(default_factory=Keep)
     near_bits: int = 0
     recheck: float = 0.02
-    correct_prevalence: bool = True
+    correction: float = 0.0
     canary: float = 0.0
 
 
 class Learning:
-    """All of it for one miner. state: the hotkey's directory. embed: gives kept pictures their vector.
+    """All of it for one miner. state: the hotkey's directory. embedder: gives pictures their vectors.
 
     Raises JournalError when the journal cannot be opened: serve without it then.
     """
@@ -57,23 +64,23 @@ class Learning:
         profile: Callable[[], Profile],
         habits: Habits = Habits(),
         revision: str = "",
-        embed: Embed | None = None,
-        embedder: str = "embedder",
+        embedder: Embedder | None = None,
     ) -> None:
-        self._profile, self._revision = profile, revision
+        self._profile, self._revision, self._embedder = profile, revision, embedder
         self._named: tuple[Profile, str] | None = None
-        self.journal = Journal(state / "journal", self.version, habits.keep, embed, embedder)
+        embed = (lambda frame: embedder.embed([frame])[0]) if embedder else None
+        name = embedder.name if embedder else ""
+        self.journal = Journal(state / "journal", self.version, habits.keep, embed, name)
         self.views = Views(self.journal.directory)
-        self.watch = Watch(profile().prevalence, self.version)
+        self.watch = Watch(profile().prevalence, self.version, Limits(most=habits.correction))
+        self.looks = EmbeddingDrift(state / f"first-{name or 'none'}.npz")
+        self.drift: dict[str, float] = {}
         self._duplicates: Duplicates | None = None
-        self.decide = decide
-        versions = Versions(state / "versions")
-        staged = versions.profile_path("staged")
-        if staged is not None:
-            shadow = Shadow(self.decide, load(staged), versions.staged(), self.journal.shadow, habits.canary)
-            self.decide = shadow.decide
-        if habits.correct_prevalence:
-            self.decide = Corrected(self.decide, self.watch).decide
+        self._versions = Versions(state / "versions")
+        known = embedder.known if embedder else (lambda sha256: None)
+        self.shadow = Shadow(decide, self.journal.shadow, habits.canary, known)
+        self.follow(profile())
+        self.decide = Corrected(self.shadow.decide, self.watch).decide
         if habits.near_bits >= 0:
             find = finder(self.views, habits.near_bits)
             self._duplicates = Duplicates(self.decide, find, self.version, habits.recheck)
@@ -89,15 +96,35 @@ class Learning:
     def observe(self, answered: Answered) -> None:
         """An observer of the service."""
         self.journal(answered)
+        verdict = answered.verdict
+        if self._embedder and answered.frame and verdict and verdict.tiers != (JOURNAL_TIER,):
+            embedding = self._embedder.known(answered.frame.sha256)
+            if embedding is not None:
+                self.looks.add(embedding)
+
+    def follow(self, own: Profile) -> None:
+        """Let the version that is staged now run in the shadow. A version that cannot be read is left out."""
+        staged = self._versions.staged()
+        if staged == self.shadow.name:
+            return
+        try:
+            self.shadow.run(staged, self._versions.read(staged, own) if staged else None)
+        except (ProfileError, ModelError) as error:
+            self.shadow.run(staged, None)
+            log.error("staged version %s cannot be used: %s", staged, error)
+        else:
+            log.info("in the shadow: %s", staged or "nothing")
 
     def routes(self, guard: Guard = loopback_only) -> list[Route]:
         """The review page."""
         return routes(self.journal, guard)
 
     def refresh(self) -> None:
-        """What needs the journal: the labels' share and PSI, for the watch. Every hour or so, in a thread."""
+        """What takes time: the labels' share and the stability of scores and embeddings, for the watch. In a thread."""
         self.watch.told(*self.views.labelled_share(days_ago(LABELS_COUNT)))
-        self.watch.compare(self.views)
+        self.drift["scores"] = self.watch.compare(self.views) or float("nan")
+        self.drift["embeddings"] = self.looks.psi()
+        self.watch.moved("embeddings", self.drift["embeddings"])
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -124,11 +151,3 @@ def version_of(profile: Profile, revision: str = "") -> str:
     """`<name>-<8 hexadecimal digits>` of the profile with its fit and of `revision`."""
     digest = hashlib.sha256(f"{profile.model_dump_json()} {revision}".encode()).hexdigest()
     return f"{profile.name}-{digest[:8]}"
-
-
-def profile_in_force(state: Path, own: str) -> Profile:
-    """The promoted version's profile, else the miner's `own` (a name or a path). For the start and for SIGHUP.
-
-    Raises ProfileError.
-    """
-    return load(Versions(state / "versions").profile_path() or own)

@@ -125,6 +125,13 @@ class Settings(BaseSettings):
         True, description="Keep a journal of every request; a picture that comes again is answered from it."
     )
     pictures_gb: float = Field(5.0, ge=0, description="Disk for the pictures worth a label, in GB; 0 keeps none.")
+    prevalence_correction: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Most log-odds by which answers follow a shift in the share of road work; 0: never.",
+    )
+    canary: float = Field(0.0, ge=0, le=1, description="Share of pictures that a staged version answers.")
     trace: Path | None = Field(None, description="Write every verdict to this file, one JSON line each.")
 
     # Understood because the official miner.env has them; the profile decides what answers.

@@ -5,14 +5,29 @@ Below 0.1 nothing moved, above 0.25 something did (the usual reading in credit s
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 REFERENCE = 500  # values that make the reference: the first after the start
 RECENT = 500  # values that are compared with it
-FLOOR = 1e-3  # share that an empty bin counts as, so that one value in a new bin is no infinity
+BINS = 10  # of each component of an embedding, equally full in the reference
+COMPONENTS = 8  # directions in which the reference's embeddings spread most
+
+
+def psi(reference: NDArray[np.integer], current: NDArray[np.integer]) -> float:
+    """Population stability index of two histograms over the same bins: below 0.1 stable, above 0.25 another world.
+
+    Half a count is added to each bin, so that an empty one is not an infinite surprise.
+    """
+    a, b = (reference + 0.5) / (reference + 0.5).sum(), (current + 0.5) / (current + 0.5).sum()
+    return float(((b - a) * np.log(b / a)).sum())
 
 
 class Drift:
@@ -22,7 +37,7 @@ class Drift:
         self._edges = np.asarray(edges, dtype=np.float64)
         self._wanted = reference
         self._seen = 0
-        self._reference = np.zeros(len(edges) + 1)
+        self._reference = np.zeros(len(edges) + 1, dtype=np.int64)
         self._recent: deque[int] = deque(maxlen=recent)
 
     def add(self, value: float) -> None:
@@ -39,5 +54,55 @@ class Drift:
         if len(self._recent) < (self._recent.maxlen or 0):
             return float("nan")
         now = np.bincount(list(self._recent), minlength=len(self._reference))
-        old, new = (np.maximum(counts / counts.sum(), FLOOR) for counts in (self._reference, now))
-        return float(((new - old) * np.log(new / old)).sum())
+        return psi(self._reference, now)
+
+
+class EmbeddingDrift:
+    """Whether pictures still look, to the network, like those of the first days: the largest index of the directions in
+    which the first 500 embeddings spread most. path: where these are kept, so that a restart does not forget them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first: list[NDArray[np.float16]] = list(_read(path))
+        self._recent: deque[NDArray[np.float16]] = deque(maxlen=RECENT)
+
+    def add(self, embedding: NDArray[np.float32]) -> None:
+        """Take the embedding (D,) of one new picture in."""
+        vector = embedding.astype(np.float16)
+        if len(self._first) < REFERENCE:
+            self._first.append(vector)
+            if len(self._first) == REFERENCE:
+                np.savez(self._path, embeddings=np.stack(self._first))
+        else:
+            self._recent.append(vector)
+
+    def psi(self) -> float:
+        """The index; NaN until there are 500 recent pictures. Takes a fifth of a second: not on the event loop."""
+        recent = list(self._recent)
+        if len(recent) < RECENT:
+            return float("nan")
+        return embedding_psi(np.stack(self._first), np.stack(recent))
+
+
+def embedding_psi(reference: NDArray[np.floating], current: NDArray[np.floating]) -> float:
+    """Largest population stability index over the COMPONENTS directions in which `reference` (N, D) spreads most."""
+    reference, current = reference.astype(np.float32), current.astype(np.float32)
+    centre = reference.mean(axis=0)
+    directions = np.linalg.svd(reference - centre, full_matrices=False)[2][:COMPONENTS]  # (8, D)
+    indices = []
+    for old, new in zip(directions @ (reference - centre).T, directions @ (current - centre).T, strict=True):
+        edges = np.quantile(old, np.arange(1, BINS) / BINS)
+        indices.append(psi(*(np.bincount(np.searchsorted(edges, x), minlength=BINS) for x in (old, new))))
+    return max(indices)
+
+
+def _read(path: Path) -> NDArray[np.float16]:
+    """The reference that a former run kept; empty when there is none that can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return np.asarray(held["embeddings"], dtype=np.float16)[:REFERENCE]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("%s: the first pictures' embeddings cannot be read (%s); taking new ones", path, error)
+    return np.empty((0, 0), dtype=np.float16)

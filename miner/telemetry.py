@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +32,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cascade.profile import Profile
 from cascade.verdict import Verdict
 from miner.gpu import Card, NoCards
 from miner.gpu import cards as driver_cards
@@ -166,16 +167,14 @@ class Described:
 class Metrics:
     """What the miner counts, under documented names (prefix `streetvision_`).
 
-    tier_of: model -> its tier, for the time a tier takes. cards: where the figures of the GPUs come from.
+    cards: where the figures of the GPUs come from.
     """
 
-    def __init__(
-        self, tier_of: Mapping[str, str] | None = None, cards: Callable[[], Sequence[Card]] = driver_cards
-    ) -> None:
+    def __init__(self, cards: Callable[[], Sequence[Card]] = driver_cards) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of use to nobody here
         self.registry = CollectorRegistry()
         self.described: list[Described] = []
-        self._tier_of = dict(tier_of or {})
+        self._tier_of: dict[str, str] = {}
         self._joined: list[Callable[[], bytes]] = [vllm_exposition]
         self._scorers: OrderedDict[str, Scorer] = OrderedDict()
 
@@ -207,7 +206,10 @@ class Metrics:
         self.reward = gauge("validator_reward", "Reward of the newest challenge as it computes it.", by_validator)
         self.score = gauge("validator_score", "Moving average of the reward as it keeps it.", by_validator)
 
-        drift = gauge("drift_psi", "Population stability index against the first 500; above 0.25: shifted.", ["of"])
+        meaning = (
+            "Population stability index against the first 500 (scores: the version's first week); above 0.25: shifted."
+        )
+        self.drift = drift = gauge("drift_psi", meaning, ["of"])
         self._drifts = {
             "probability": Drift(TENTHS[:-1]),
             "brightness": Drift([25.5 * i for i in range(1, 10)]),
@@ -217,6 +219,9 @@ class Metrics:
         for of, each in self._drifts.items():
             drift.labels(of).set_function(each.psi)
 
+        self.alarm = gauge("drift_alarm", "1 for what drifted within the last day; the log says what to do.", ["of"])
+        self.shift = gauge("prevalence_shift", "Log-odds added to answers for a shifted share of road work.")
+        self.version = gauge("version_info", "Always 1: the promoted version that answers, or own.", ["version"])
         what = ["version", "profile", "network"]
         self.info = gauge("miner_info", "Always 1: what is running.", what)
         self._describe_scraped()
@@ -226,6 +231,21 @@ class Metrics:
     def running(self, version: str, profile: str, network: str) -> None:
         """Say what is running."""
         self.info.labels(version, profile, network).set(1)
+
+    def serving(self, profile: Profile, version: str) -> None:
+        """Say which version answers from now on. version: empty for the miner's own profile."""
+        self._tier_of = {member.model: tier.name for tier in profile.tiers for member in tier.members}
+        self.version.clear()
+        self.version.labels(version or "own").set(1)
+
+    def drifting(self, drift: Mapping[str, float], alarms: Iterable[str], shift: float) -> None:
+        """Say what drifts: indices by name, names of the alarms of the last day, and the correction in log-odds."""
+        for of, index in drift.items():
+            self.drift.labels(of).set(index)
+        self.alarm.clear()
+        for of in alarms:
+            self.alarm.labels(of).set(1)
+        self.shift.set(shift)
 
     def watch_models(self, states: Callable[[], Mapping[str, ModelHealth]]) -> None:
         """Ask `states` at every scrape how each model stands."""

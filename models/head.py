@@ -71,7 +71,7 @@ class Head:
         self._weights = Weights.read(self._path)
 
     def warm_up(self) -> None:
-        self._embed([Frame.of(np.zeros((224, 224, 3), dtype=np.uint8))])
+        """Nothing to warm: one product of vectors. The embedder is a model of its own, perhaps not loaded yet."""
 
     def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
         if self._weights is None:

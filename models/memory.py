@@ -25,6 +25,21 @@ from models.logistic import fit
 Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[Frame]], Vectors]  # N frames -> (N, D)
 
+
+class Embedder(Protocol):
+    """Gives pictures their vectors."""
+
+    @property
+    def name(self) -> str:
+        """Tells vectors of one network from those of another."""
+
+    def embed(self, frames: Sequence[Frame]) -> Vectors:
+        """float32 (N, D) of N frames. Raises ModelError."""
+
+    def known(self, sha256: str) -> NDArray[np.float32] | None:
+        """The vector (D,) of a picture that was just looked at, if it is at hand; never computes."""
+
+
 SAMPLE = 500  # memories left out, one at a time, to calibrate
 LEAST = 20  # memories of each label before there is an opinion
 MAX_LOGIT = 6.0  # neighbours alone never make anything surer than 0.9975
@@ -125,7 +140,9 @@ class Memory:
         self.replace(vectors, labels, representative)
 
     def warm_up(self) -> None:
-        self._embed([Frame.of(np.zeros((224, 224, 3), dtype=np.uint8))])
+        """The search alone: the embedder is a model of its own, perhaps not loaded yet."""
+        if self._held is not None:
+            self.logits(self._held[0][:1])
 
     def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
         """An opinion per frame; log-odds 0 and novelty 1 while fewer than 20 of each label are remembered."""

@@ -26,13 +26,14 @@ import uvloop
 
 from cascade.profile import Profile
 from miner import __version__, systemd
-from miner.assembly import make_engine, profile_of, revision
+from miner.assembly import Chosen, Parts, in_force, make_engine, own, revision
 from miner.axon import Axon, Limits, Server, verify_signature
 from miner.chain import ChainError, open_chain, own_address, register_command
 from miner.dashboard import Dashboard, Recent, loopback
 from miner.decode import decode
 from miner.gate import Gate, Rules
 from miner.health import Address, HealthServer, Readiness, health_app
+from miner.improve import Versions
 from miner.journal import Keep
 from miner.journal_schema import JournalError
 from miner.learning import Habits, Learning
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FOLLOW_SECONDS = 2.0  # between two looks at which version is in force
+DRIFT_SECONDS = 900.0
 DRAIN_SECONDS = 9.0  # a validator waits no longer, and systemd and Docker kill after 10
 
 
@@ -71,8 +74,10 @@ class Miner:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.hotkey = _hotkey(settings)
-        self.profile = profile_of(settings)
-        self.metrics = Metrics({member.model: tier.name for tier in self.profile.tiers for member in tier.members})
+        self.versions = Versions(settings.state / "versions")
+        self.parts = Parts(self._chosen() or own(settings))
+        self.profile = self.parts.chosen.profile
+        self.metrics = Metrics()
         self.recent = Recent()
         self.loaded = asyncio.Event()  # and the canary went through
         self.stopping = asyncio.Event()
@@ -82,16 +87,19 @@ class Miner:
         """Serve until a signal. Raises UsageError for what the operator has to mend."""
         self._catch_signals()
         async with AsyncExitStack() as stack:
-            self.engine = make_engine(self.settings, self.profile)
+            self.engine = make_engine(self.settings, self.parts)
             stack.push_async_callback(self.engine.close)
             self.metrics.watch_models(self.engine.state)
             self.metrics.running(__version__, self.profile.name, self.settings.network)
+            self.metrics.serving(self.profile, self.parts.chosen.version)
             self.learning = self._open_learning(stack)
             self.server = await self._start_axon(stack)
             self.metrics.ready.set_function(lambda: float(self.readiness().ready))
             await self._start_health(stack)
             loading = asyncio.create_task(self._load())
             stack.callback(loading.cancel)
+            following = asyncio.create_task(self._follow())
+            stack.callback(following.cancel)
             await self._start_watch(stack)
             log.info("%s serves subnet %d on port %d", self.address, self.settings.subnet, self.server.port)
             await self._until_stopped(loading)
@@ -174,9 +182,11 @@ class Miner:
         if not settings.journal:
             return None
         keep = Keep(enabled=settings.pictures_gb > 0, quota_gb=settings.pictures_gb)
-        habits = Habits(keep, correct_prevalence=False)  # a shift of the answers by themselves is the operator's choice
+        habits = Habits(keep, correction=settings.prevalence_correction, canary=settings.canary)
         try:
-            learning = Learning(settings.state, self.engine.decide, lambda: self.engine.profile, habits, revision())
+            learning = Learning(
+                settings.state, self.engine.decide, lambda: self.engine.profile, habits, revision(), self.parts
+            )
         except JournalError as error:
             log.error("serving without a journal: %s", error)
             return None
@@ -279,11 +289,49 @@ class Miner:
         self._reloading = asyncio.create_task(self._reload())  # held, so that it is not collected halfway
 
     async def _reload(self) -> None:
+        """Serve what is in force now; what cannot be used is refused, and the miner goes on with what it serves."""
         await self.loaded.wait()
+        chosen = self._chosen()
+        if chosen is None:
+            return
         try:
-            await self.engine.replace(profile_of(self.settings))
+            await self.engine.replace(chosen.profile, self.parts.learned(chosen))
+        except (ModelError, ValueError) as error:
+            self._refuse(chosen.version, error)
+            return
+        self.parts.chosen = chosen
+        self.metrics.serving(chosen.profile, chosen.version)
+        log.info("served from now on: %s", f"version {chosen.version}" if chosen.version else "the own profile")
+
+    def _chosen(self) -> Chosen | None:
+        """What is in force; None, with the reason in the log and the audit, when it cannot be used."""
+        self._seen = self.versions.current()
+        try:
+            return in_force(self.settings)
         except (UsageError, ModelError, ValueError) as error:
-            log.error("the profile is refused, the old one stays: %s", error)
+            self._refuse(self._seen, error)
+            return None
+
+    def _refuse(self, version: str, error: Exception) -> None:
+        log.error("%s is refused, the old one stays: %s", f"version {version}" if version else "the profile", error)
+        if version:
+            self.versions.unusable(version, str(error))
+
+    async def _follow(self) -> None:
+        """Take up what `improve` promotes, stages or rolls back beside us, and look for drift now and then."""
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            if self.versions.current() != self._seen:
+                await self._reload()
+            if self.learning is None:
+                continue
+            learning = self.learning
+            learning.follow(self.profile)
+            if time.monotonic() - looked > DRIFT_SECONDS:
+                looked = time.monotonic()
+                await asyncio.to_thread(learning.refresh)
+            self.metrics.drifting(learning.drift, [alarm.kind for alarm in learning.alarms], learning.watch.shift)
 
 
 def _hotkey(settings: Settings) -> Keypair:

@@ -22,6 +22,7 @@ import pytest
 import uvicorn
 import yaml
 
+from cascade.profile import load
 from cascade.verdict import Source, Stop, Verdict
 from miner.commands.mock import free_ports, running_miner
 from miner.gpu import Card
@@ -129,9 +130,11 @@ class State:
 def busy_metrics() -> Metrics:
     """Metrics of a miner that has seen everything once."""
     card = Card(0, "NVIDIA H100 80GB", 80_000_000_000, 30_000_000_000, 0.3, "570.1", "12.8")
-    kept = Metrics({"embedded": "embedded", "sign-reading": "signs"}, cards=lambda: [card])
+    kept = Metrics(cards=lambda: [card])
+    kept.serving(load("embedded"), "0007")
     kept.running("0.1.0", "embedded", "mock")
     kept.watch_models(lambda: {"embedded": State(), "sign-reading": State()})
+    kept.drifting({"embeddings": 0.1}, ["scores"], 0.1)
     kept.ready.set(1)
     kept.chain_age.set(12)
     kept.chain_block.set(1000)

@@ -18,7 +18,7 @@ import pytest
 
 import neurons.miner
 from cascade.engine import Engine
-from cascade.profile import Profile
+from miner.assembly import Parts
 from miner.commands.mock import free_ports
 from miner.mocknet import dev_validator
 from miner.settings import Settings, UsageError
@@ -36,8 +36,8 @@ def hindered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
     """The models that the next miner gets, by key; a test puts them in."""
     fakes: dict[str, Fake] = {}
 
-    def make(settings: Settings, profile: Profile) -> Engine:
-        return Engine(profile, fakes)
+    def make(settings: Settings, parts: Parts) -> Engine:
+        return Engine(parts.chosen.profile, fakes)
 
     monkeypatch.setattr(neurons.miner, "make_engine", make)
     return fakes

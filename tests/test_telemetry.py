@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ from loguru import logger
 from prometheus_client import REGISTRY, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
+from cascade.profile import Member, Profile, Tier
 from cascade.verdict import Source, Stop, Verdict
 from miner import gpu
 from miner.gpu import Card, NoCards
 from miner.scoring import Scorer
 from miner.service import Answered
-from miner.stability import Drift
+from miner.stability import Drift, EmbeddingDrift, embedding_psi
 from miner.telemetry import VALIDATORS, Metrics, log_answer, setup_logging, values
 from models.base import Failure, Frame, Opinion
 
@@ -39,7 +41,14 @@ VERDICT = Verdict(
     True,
     2100.0,
 )
-TIER_OF = {"embedded": "embedded", "sign-reading": "signs", "detector": "signs"}
+PROFILE = Profile(
+    name="tested",
+    band=(0.1, 0.9),
+    tiers=(
+        Tier(name="embedded", expected_ms=60, members=(Member(model="embedded"),)),
+        Tier(name="signs", expected_ms=400, members=(Member(model="sign-reading"), Member(model="detector"))),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,9 @@ def no_cards() -> Sequence[Card]:
 
 
 def metrics() -> Metrics:
-    return Metrics(TIER_OF, cards=no_cards)
+    kept = Metrics(cards=no_cards)
+    kept.serving(PROFILE, "")
+    return kept
 
 
 def exposed(kept: Metrics) -> dict[str, float]:
@@ -189,7 +200,8 @@ def test_joined_metrics_that_fail_cost_nothing_else(caplog: pytest.LogCaptureFix
 
 
 def test_every_exposed_metric_is_described_and_the_other_way_round() -> None:
-    kept = Metrics(TIER_OF, cards=lambda: [CARD])
+    kept = Metrics(cards=lambda: [CARD])
+    kept.serving(PROFILE, "")
     kept.watch_models(lambda: {"embedded": Health("closed", 0, 0)})
     exposed_types = dict(re.findall(r"^# TYPE (streetvision_\S+) (\S+)$", kept.exposition().decode(), re.M))
     assert exposed_types == {each.name: each.kind for each in kept.described}
@@ -229,6 +241,50 @@ def test_drift_tells_night_from_day() -> None:
     for value in rng.normal(40, 20, 500):
         drift.add(value)
     assert drift.psi() > 0.25
+
+
+def pictures(n: int, seed: int, moved: float = 0.0) -> np.ndarray:
+    """Embeddings (n, 64) of pictures that differ in a few ways; the first way moves."""
+    rng = np.random.default_rng(seed)
+    ways = np.random.default_rng(0).standard_normal((5, 64))
+    return ((rng.standard_normal((n, 5)) + moved * np.eye(5)[0]) @ ways + 0.3 * rng.standard_normal((n, 64))).astype(
+        "f4"
+    )
+
+
+def test_embeddings_of_another_world_are_told_from_more_of_the_same() -> None:
+    assert embedding_psi(pictures(500, 1), pictures(500, 2)) < 0.2
+    assert embedding_psi(pictures(500, 1), pictures(500, 2, moved=1.0)) > 0.25
+
+
+def test_the_first_pictures_survive_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    drift = EmbeddingDrift(tmp_path / "first.npz")
+    for embedding in pictures(999, 1):
+        drift.add(embedding)
+    assert math.isnan(drift.psi())
+    again = EmbeddingDrift(tmp_path / "first.npz")
+    for embedding in pictures(500, 2, moved=1.0):
+        again.add(embedding)
+    assert again.psi() > 0.25
+    (tmp_path / "first.npz").write_bytes(b"cut short")
+    assert math.isnan(EmbeddingDrift(tmp_path / "first.npz").psi())
+    assert "taking new ones" in caplog.text
+
+
+def test_what_drifts_is_exposed_and_forgotten_when_it_is_over() -> None:
+    kept = metrics()
+    kept.drifting({"embeddings": 0.4}, ["embeddings", "novelty"], 0.2)
+    assert values(kept.alarm) == {("embeddings",): 1.0, ("novelty",): 1.0}
+    assert values(kept.drift)[("embeddings",)] == 0.4
+    kept.drifting({"embeddings": 0.1}, [], 0.0)
+    assert values(kept.alarm) == {}
+
+
+def test_one_version_answers_at_a_time() -> None:
+    kept = metrics()
+    assert values(kept.version) == {("own",): 1.0}
+    kept.serving(PROFILE, "0003")
+    assert values(kept.version) == {("0003",): 1.0}
 
 
 # The cards' driver.

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import Field
 from rich.console import Console
 
-from miner.assembly import profile_of
+from miner.assembly import embedder_name, profile_of
 from miner.improve import (
     MARGIN,
     Comparison,
@@ -24,6 +24,7 @@ from miner.improve import (
     base_examples,
     improve,
     promote_staged,
+    shadow_comparison,
 )
 from miner.journal_schema import JournalError
 from miner.journal_views import Views, days_ago
@@ -37,8 +38,8 @@ class Improve(Settings):
 
     base: Path | None = Field(None, description="Labelled trace lines to learn from too (calibrate --record).")
     days: float = Field(180, ge=0, description="Use labels of the last so many days; 0: all.")
-    steps: str = Field("refit", description="What to fit, in order, with commas: head, refit.")
-    embedder: str = Field("embedder", description="Name of the embeddings in the journal that a head learns from.")
+    steps: str = Field("refit", description="What to fit, in order, with commas: head, memory, refit.")
+    embedder: str = Field(embedder_name(), description="Name of the embeddings in the journal that are learned from.")
     margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
     keep: int = Field(5, ge=1, description="Versions that stay on disk.")
     shadow: bool = Field(False, description="Do not promote: let the candidate run beside the live version first.")
@@ -49,13 +50,19 @@ class Improve(Settings):
 class Rollback(Settings):
     """Put an older version in force: the one before, or the one named."""
 
-    to: str | None = Field(None, description="Version to go back to; empty: the miner's own profile.")
+    to: str | None = Field(None, description="Version to go back to; own: the miner's own profile.")
 
 
 class Promote(Settings):
     """Put the staged version in force if it was not worse on the labelled pictures that both answered."""
 
     margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
+    as_json: bool = Field(False, alias="json", description="Print JSON.")
+
+
+class Shadowed(Settings):
+    """What the staged version said beside the live one, and how many answers were its own (canary)."""
+
     as_json: bool = Field(False, alias="json", description="Print JSON.")
 
 
@@ -67,7 +74,9 @@ class Audit(Settings):
 
 def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
-    run = {"rollback": _rollback, "audit": _audit, "promote": _promote}.get(words[0] if words else "")
+    run = {"rollback": _rollback, "audit": _audit, "promote": _promote, "shadow": _shadow}.get(
+        words[0] if words else ""
+    )
     try:
         return run(words[1:]) if run else _improve(words)
     except (ImproveError, JournalError) as error:
@@ -116,10 +125,34 @@ def _promote(arguments: Sequence[str]) -> int:
     return _say(name, judgement, "promoted", settings.as_json)
 
 
+def _shadow(arguments: Sequence[str]) -> int:
+    settings = parse(Shadowed, arguments)
+    views = Views(settings.state / "journal")
+    try:
+        staged = versions_of(settings).staged()
+        (seen, answered, agreed), labelled = views.shadow_totals(staged), views.shadows(staged)
+    finally:
+        views.close()
+    if not staged:
+        raise ImproveError("no version is staged; run improve --shadow first")
+    it = shadow_comparison(labelled)
+    if settings.as_json:
+        facts = {"version": staged, "seen": seen, "answered": answered, "agreed": agreed, "labelled": len(labelled)}
+        sys.stdout.write(json.dumps({**facts, "comparison": asdict(it) if it else None}) + "\n")
+        return 0
+    console = Console()
+    counts = f"saw {seen} pictures, {answered} got its answer, {agreed} lie on the live version's side of 0.5"
+    console.print(f"version {staged} {counts}", highlight=False)
+    few = f"{len(labelled)} of them are labelled: too few to compare on"
+    console.print(_row("labelled", it) if it else few, highlight=False)
+    return 0
+
+
 def _rollback(arguments: Sequence[str]) -> int:
     settings = parse(Rollback, arguments)
-    name = versions_of(settings).rollback(settings.to, who="operator")
-    sys.stdout.write(f"in force: {name or 'the own profile'}; reload the miner (kill -HUP) to serve it\n")
+    to = "" if settings.to == "own" else settings.to
+    name = versions_of(settings).rollback(to, who="operator")
+    sys.stdout.write(f"in force: {name or 'the own profile'}; a running miner serves it within seconds\n")
     return 0
 
 
@@ -133,6 +166,7 @@ def _audit(arguments: Sequence[str]) -> int:
 def summary(line: dict[str, object]) -> str:
     """One audit line for people."""
     parts = [f"{line['time']}  {line['event']:9s} {line['version'] or 'own profile'}"]
+    parts += [str(line["reason"])] if "reason" in line else []
     compared = [(name, it) for name in ("gate", "week", "anchor") if isinstance(it := line.get(name), dict)]
     parts += [
         f"{name} {it['mcc_before']:.3f} -> {it['mcc_after']:.3f} (n {it['n']}, low {it['low']:+.3f})"
@@ -153,9 +187,9 @@ def _say(name: str, judgement: Judgement, done: str, as_json: bool) -> int:
         if it is not None:
             console.print(_row(title, it), highlight=False)
     if name:
-        console.print(
-            f"[bold green]{done}[/] version {name}; reload the miner (kill -HUP) to serve it", highlight=False
-        )
+        running = "a running miner lets it answer in the shadow" if done == "staged" else "a running miner serves it"
+        then = f"{running} within seconds"
+        console.print(f"[bold green]{done}[/] version {name}; {then}", highlight=False)
     else:
         console.print(f"[bold yellow]refused[/] {'; '.join(judgement.reasons)}", highlight=False)
     return 0

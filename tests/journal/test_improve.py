@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,9 @@ from miner.improve import (
     to_toml,
 )
 from miner.journal_views import Example
+from miner.service import Decide
 from models.base import Frame, ModelUnavailable, Opinion
+from models.head import Weights
 from models.metrics import mcc
 from tests.journal.making import verdict
 
@@ -380,30 +383,74 @@ async def live(frame: Frame, deadline: Deadline, caller: str) -> Verdict:
     return verdict(0.2, opinions=(Opinion("first", -1.4, 1.0), Opinion("second", 3.0, 1.0)))
 
 
+def beside(note: Callable[..., object], canary: float = 0.0, decide: Decide = live) -> Shadow:
+    shadow = Shadow(decide, note, canary)
+    shadow.run("0007", Candidate(SAYS_YES))
+    return shadow
+
+
 async def test_a_shadow_is_noted_and_never_sent() -> None:
-    seen: list[tuple[str, str, float]] = []
-    shadow = Shadow(live, SAYS_YES, "0007", lambda *told: seen.append(told))
+    seen: list[tuple[object, ...]] = []
+    shadow = beside(lambda *told: seen.append(told))
     said = await shadow.decide(frame(1), Deadline.after(1), "")
+    await shadow.settled()
     assert said.probability == 0.2
-    assert seen == [(frame(1).sha256, "0007", pytest.approx(sigmoid(3.0)))]
+    assert seen == [(frame(1).sha256, "0007", pytest.approx(sigmoid(3.0)), 0.2, False)]
+
+
+async def test_a_candidate_comes_and_goes_while_the_miner_serves() -> None:
+    seen: list[tuple[object, ...]] = []
+    shadow = Shadow(live, lambda *told: seen.append(told))
+    await shadow.decide(frame(1), Deadline.after(1), "")
+    shadow.run("0008", Candidate(SAYS_YES))
+    await shadow.decide(frame(2), Deadline.after(1), "")
+    await shadow.settled()
+    shadow.run("", None)
+    await shadow.decide(frame(3), Deadline.after(1), "")
+    await shadow.settled()
+    assert [told[:2] for told in seen] == [(frame(2).sha256, "0008")]
 
 
 async def test_a_canary_answers_its_share_and_the_same_picture_alike() -> None:
-    shadow = Shadow(live, SAYS_YES, "0007", lambda *_: None, canary=0.1)
+    sent: list[bool] = []
+    shadow = beside(lambda *told: sent.append(told[-1]), canary=0.1)
     said = [await shadow.decide(frame(number), Deadline.after(1), "") for number in range(1000)]
     again = [await shadow.decide(frame(number), Deadline.after(1), "") for number in range(1000)]
-    sent = [v.probability > 0.5 for v in said]
-    assert sent == [v.probability > 0.5 for v in again]
-    assert 60 < sum(sent) < 140
+    await shadow.settled()
+    answered = [v.probability > 0.5 for v in said]
+    assert answered == [v.probability > 0.5 for v in again]
+    assert 60 < sum(answered) < 140
+    assert sum(sent) == 2 * sum(answered)
     assert {v.tiers for v in said if v.probability > 0.5} == {("one", "canary")}
 
 
-async def test_a_candidate_that_fails_costs_the_live_answer_nothing() -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("full")
+async def test_a_candidate_that_knows_embeddings_is_shown_them() -> None:
+    vectors = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+    head = Weights.of(vectors, (vectors[:, 0] > 0).astype(np.int64))
+    only_head = SAYS_YES.tiers[0].model_copy(update={"members": (Member(model=HEAD),)})
+    candidate = Candidate(SAYS_YES.model_copy(update={"tiers": (only_head,)}), head)
+    seen: list[float] = []
+    for side in (-1, 1):
+        known = np.eye(8, dtype=np.float32)[0] * side
+        shadow = Shadow(live, lambda *told: seen.append(told[2]), 0.0, lambda sha256, known=known: known)
+        shadow.run("0009", candidate)
+        await shadow.decide(frame(1), Deadline.after(1), "")
+        await shadow.settled()
+    assert seen[0] < 0.2 < 0.8 < seen[1]
 
-    shadow = Shadow(live, SAYS_YES, "0007", broken, canary=1.0)
-    assert (await shadow.decide(frame(1), Deadline.after(1), "")).probability == 0.2
+
+async def test_a_candidate_that_fails_or_is_slow_costs_the_live_answer_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Verdict:
+        raise RuntimeError("on purpose")
+
+    shadow = beside(lambda *_: None, canary=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Candidate, "answer", broken)
+        assert (await shadow.decide(frame(1), Deadline.after(1), "")).probability == 0.2
+    go = threading.Event()
+    monkeypatch.setattr(Candidate, "answer", lambda *_: go.wait(10))
+    assert (await shadow.decide(frame(1), Deadline.after(0.05), "")).probability == 0.2
+    go.set()
 
 
 async def test_the_prior_has_no_shadow() -> None:
@@ -411,7 +458,9 @@ async def test_the_prior_has_no_shadow() -> None:
         return verdict(0.5, opinions=(), source=Source.PRIOR)
 
     seen: list[object] = []
-    await Shadow(nothing, SAYS_YES, "0007", lambda *told: seen.append(told)).decide(frame(1), Deadline.after(1), "")
+    shadow = beside(lambda *told: seen.append(told), decide=nothing)
+    await shadow.decide(frame(1), Deadline.after(1), "")
+    await shadow.settled()
     assert seen == []
 
 

@@ -470,9 +470,12 @@ def test_reading_needs_a_journal_and_cannot_write(tmp_path: Path) -> None:
 def test_candidates_answers_stand_beside_the_live_ones(kept: tuple[Journal, Views]) -> None:
     journal, views = kept
     journal(answered(1, verdict(0.9), label=1))
-    journal.shadow(sha(1), "candidate-7", 0.3)
+    journal.shadow(sha(1), "candidate-7", 0.3, 0.8, True)
+    journal.shadow(sha(2), "candidate-7", 0.9, 0.8, False)
     journal.flush()
-    assert views.shadows("candidate-7") == [(sha(1), 1, 0.9, 0.3)]
+    assert views.shadows("candidate-7") == [(sha(1), 1, 0.8, 0.3)]
+    assert views.shadow_totals("candidate-7") == (2, 1, 1)
+    assert views.shadow_totals("other") == (0, 0, 0)
     assert views.shadows("other") == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -11,11 +12,9 @@ import pytest
 from starlette.applications import Starlette
 
 from cascade.deadline import Deadline
-from cascade.profile import ProfileError
 from cascade.verdict import Verdict
 from miner.improve import Candidate, Comparison, Judgement, Versions
-from miner.journal_views import Views
-from miner.learning import Habits, Learning, profile_in_force, version_of
+from miner.learning import Habits, Learning, version_of
 from miner.service import Service
 from models.base import Frame, Opinion
 from tests.journal.making import frame_of, jpeg_of, verdict
@@ -64,7 +63,7 @@ async def test_an_answer_is_on_record_repeated_at_once_and_reviewable(tmp_path: 
 
 async def test_what_can_be_switched_off_is_off(tmp_path: Path) -> None:
     engine = Engine()
-    learning = Learning(tmp_path, engine.decide, lambda: engine.profile, Habits(near_bits=-1, correct_prevalence=False))
+    learning = Learning(tmp_path, engine.decide, lambda: engine.profile, Habits(near_bits=-1))
     for _ in range(2):
         await service(learning).answer(image(1), 9.0, "validator")
     assert (engine.asked, learning.repeats.answered) == (2, 0)
@@ -77,16 +76,64 @@ async def test_a_staged_candidate_runs_in_the_shadow_and_a_promoted_one_is_in_fo
     engine = Engine()
     learning = Learning(tmp_path, engine.decide, lambda: engine.profile)
     assert await service(learning).answer(image(1), 9.0, "validator", 0) == 0.8
-    learning.close()
-    views = Views(tmp_path / "journal")
-    ((_, label, live, candidate),) = views.shadows("0001")
-    views.close()
+    await learning.shadow.settled()
+    learning.journal.flush()
+    ((_, label, live, candidate),) = learning.views.shadows("0001")
     assert (label, live) == (0, 0.8)
     assert candidate == pytest.approx(1 / (1 + np.exp(-0.1)))
-    with pytest.raises(ProfileError):
-        profile_in_force(tmp_path, "no such profile")
     versions.promote("0001", IT)
-    assert profile_in_force(tmp_path, "no such profile") == SAYS_YES
+    versions.unstage()
+    learning.follow(OWN)
+    assert learning.shadow.name == ""
+    learning.close()
+
+
+async def test_a_version_staged_while_the_miner_serves_is_followed_and_a_broken_one_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, versions = Engine(), Versions(tmp_path / "versions")
+    learning = Learning(tmp_path, engine.decide, lambda: engine.profile, Habits(canary=1.0))
+    versions.stage(versions.write(Candidate(SAYS_YES)), IT)
+    learning.follow(OWN)
+    assert await service(learning).answer(image(1), 9.0, "validator") == pytest.approx(1 / (1 + np.exp(-0.1)))
+    name = versions.write(Candidate(SAYS_YES))
+    (tmp_path / "versions" / name / "own.toml").write_text("nonsense")
+    versions.stage(name, IT)
+    learning.follow(OWN)
+    assert "staged version 0002 cannot be used" in caplog.text
+    assert await service(learning).answer(image(2), 9.0, "validator") == 0.8
+    learning.close()
+
+
+class Embedder:
+    """Vectors of three numbers; remembers which it computed."""
+
+    name = "embedder-1"
+
+    def __init__(self) -> None:
+        self.vectors: dict[str, np.ndarray] = {}
+
+    def embed(self, frames: Sequence[Frame]) -> np.ndarray:
+        return np.stack([frame.pixels.mean((0, 1)) for frame in frames]).astype(np.float32)
+
+    def known(self, sha256: str) -> np.ndarray | None:
+        return self.vectors.get(sha256)
+
+
+async def test_embeddings_of_labelled_pictures_are_stored_and_those_at_hand_are_watched(tmp_path: Path) -> None:
+    engine, embedder = Engine(), Embedder()
+    learning = Learning(tmp_path, engine.decide, lambda: engine.profile, Habits(recheck=0.0), embedder=embedder)
+    one = frame_of(jpeg_of(1))
+    embedder.vectors[one.sha256] = embedder.embed([one])[0]
+    for label in (1, 1, -1):
+        await service(learning).answer(image(1), 9.0, "validator", label)
+    learning.journal.flush()
+    (example,) = learning.views.labelled(embedder="embedder-1")
+    assert example.embedding == pytest.approx(one.pixels.mean((0, 1)), rel=1e-3)
+    assert len(learning.looks._first) == 1, "repeats tell nothing new"
+    learning.refresh()
+    assert list(learning.drift) == ["scores", "embeddings"]
+    learning.close()
 
 
 def test_another_fit_other_weights_another_version() -> None:

@@ -168,7 +168,7 @@ def test_flipped_labels_are_found_first() -> None:
     flipped = rng.random(2000) < 0.05
     doubt = suspicion(np.where(flipped, 1 - truth, truth), p)
     worst = np.argsort(-doubt)[: flipped.sum()]
-    assert flipped[worst].mean() > 0.7  # 0.05 by chance
+    assert flipped[worst].mean() > 0.6  # 0.05 by chance
     assert flipped[doubt > 0].mean() > 0.5
     assert (doubt > 0)[flipped].mean() > 0.5
 
