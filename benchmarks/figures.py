@@ -265,7 +265,9 @@ async def engine_with_a_worker(policy: Policy) -> AsyncIterator[tuple[Engine, Wo
     """Two tiers, both always asked: one in this process, one in a worker process."""
     worker = Worker({"remote": remote_model}, policy)
     spec = ModelSpec("remote", "fake", "none", "Fake")
-    tiers = tuple(Tier(name=key, members=(Member(model=key, timeout_ms=5000.0),)) for key in ("near", "remote"))
+    tiers = tuple(
+        Tier(name=key, expected_ms=200.0, members=(Member(model=key, timeout_ms=5000.0),)) for key in ("near", "remote")
+    )
     profile = Profile(name="figure", tiers=tiers, band=(0.0, 1.0))
     engine = Engine(profile, {"near": Fake("near", 1.0), "remote": Remote(spec, worker)})
     await engine.start()

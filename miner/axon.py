@@ -19,9 +19,10 @@ import logging
 import math
 import string
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 from bittensor_wallet import CRYPTO_ED25519, CRYPTO_SR25519, Keypair
@@ -29,7 +30,7 @@ from bittensor_wallet import CRYPTO_ED25519, CRYPTO_SR25519, Keypair
 from miner import btauth, gate
 from miner.gate import Admission, Claim, Gate, NonceAhead, Refusal, TooLarge, TooSlow, UnknownPath, WrongMethod
 from miner.priority import Lanes
-from miner.server import BODY_ARRIVED, Limits, Server
+from miner.server import BODY_ARRIVED, WHOLE_RESPONSE, Limits, Server
 
 __all__ = ["Answer", "Axon", "Limits", "Server", "verify_signature"]
 
@@ -157,15 +158,15 @@ class Axon:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _texts(scope["headers"])
         body = _Body(scope, headers, receive, self.limits)
         try:
             outcome, name, reply = await self._serve(scope, headers, body, started)
-            await _send(send, 200, [*_echo(name, headers), *_status(200, "Success", started)], reply)
+            await _send(scope, send, 200, [*_echo(name, headers), *_status(200, "Success", started)], reply)
         except Refusal as refusal:
             outcome = refusal.reason
             log.debug("refused (%s): %s", outcome, refusal)
-            await self._refuse(refusal, body, send, started)
+            await self._refuse(refusal, scope, body, send, started)
         except _Gone:
             outcome = "disconnected"
         self._observe(outcome, time.perf_counter() - started)
@@ -241,16 +242,16 @@ class Axon:
             log.exception("%s got the prior: no answer came", admission.hotkey)
         return "guarded", self._prior
 
-    async def _refuse(self, refusal: Refusal, body: _Body, send: Send, started: float) -> None:
+    async def _refuse(self, refusal: Refusal, scope: Scope, body: _Body, send: Send, started: float) -> None:
         """Say no. The connection goes on if the body has ended; else it is closed, not before the no could be read."""
         await body.drop_if_small()
-        fields = _status(refusal.status, str(refusal), started)
-        if not body.ended:
-            fields.append(CLOSE)
-        await _send(send, refusal.status, fields, encode_json({"message": str(refusal)}), more=not body.ended)
-        if not body.ended:
-            await body.drop()
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        fields, content = _status(refusal.status, str(refusal), started), encode_json({"message": str(refusal)})
+        if body.ended:
+            await _send(scope, send, refusal.status, fields, content)
+            return
+        await _send(scope, send, refusal.status, [*fields, CLOSE], content, more=True)
+        await body.drop()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _read_synapse(body: bytes) -> tuple[str, int]:
@@ -340,11 +341,22 @@ def _encode_answer(answer: dict[str, Any]) -> str:
     return encode_json({**answer, "image": ""}).replace('"image":""', f'"image":"{image}"', 1)
 
 
-async def _send(send: Send, status: int, headers: list[Header], content: str, more: bool = False) -> None:
+async def _send(scope: Scope, send: Send, status: int, headers: list[Header], content: str, more: bool = False) -> None:
+    """more: the connection is not to be closed yet."""
     body = content.encode()
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    whole = scope.get("extensions", {}).get(WHOLE_RESPONSE)
+    if whole is not None and not more:
+        await whole(status, headers, body)
+        return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _texts(headers: Sequence[Header]) -> dict[str, str]:
+    """The headers as text, decoded in one go: no parser lets a line break into a name or a value."""
+    words = b"\n".join(chain.from_iterable(headers)).decode("latin-1").split("\n")
+    return dict(zip(words[::2], words[1::2], strict=True)) if headers else {}
 
 
 def _integer(raw: str | None) -> int | None:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 log = logging.getLogger(__name__)
-BODY_ARRIVED = "body_arrived"  # an ASGI extension: a callable that says whether the whole body is here
+# ASGI extensions, both callables: whether the whole body is here; send (status, headers, body) in one piece.
+BODY_ARRIVED, WHOLE_RESPONSE = "body_arrived", "whole_response"
 http_log = logging.getLogger(f"{__name__}.http")
 
 
@@ -60,32 +62,26 @@ class _HeadTooLarge(Exception):
     """Raised inside the parser's callback; the parser turns it into a failed request."""
 
 
-class _OneWrite:
-    """A transport that sends a response's head together with the first of its body: half the packets and calls."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._held = b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if data.endswith(b"\r\n\r\n") and not self._held and not data.startswith(b"HTTP/1.1 100"):
-            self._held = data
-        else:
-            self._transport.write(self._held + data)
-            self._held = b""
-
-    def flush(self) -> None:
-        """Send a head that has no body (the answer to a HEAD request)."""
-        if self._held:
-            self._transport.write(self._held)
-            self._held = b""
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
+async def _respond(
+    cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """Send a whole response in one write. uvicorn's `send` takes two and checks every header; ours are our own."""
+    if cycle.flow.write_paused and not cycle.disconnected:
+        await cycle.flow.drain()
+    if cycle.disconnected:
+        return
+    lines = [STATUS_LINE[status]]
+    for name, value in chain(cycle.default_headers, headers):
+        lines += (name, b": ", value, b"\r\n")
+    lines.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+    if cycle.scope["method"] != "HEAD":
+        lines.append(body)
+    cycle.response_started = cycle.response_complete = True
+    cycle.message_event.set()
+    cycle.transport.write(b"".join(lines))
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
 
 
 class _Connection(HttpToolsProtocol):
@@ -114,7 +110,7 @@ class _Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(_OneWrite(transport))  # type: ignore[arg-type]
+        super().connection_made(transport)  # type: ignore[arg-type]
         self._make_room()
         self._peers[self] = None
 
@@ -141,14 +137,18 @@ class _Connection(HttpToolsProtocol):
         self.due = self.loop.time() + self.limits.request_seconds
         super().on_headers_complete()
         cycle = self.cycle
-        self.scope["extensions"] = {BODY_ARRIVED: lambda: not cycle.more_body}  # type: ignore[dict-item]
+        extensions: Any = {BODY_ARRIVED: lambda: not cycle.more_body, WHOLE_RESPONSE: partial(_respond, cycle)}
+        self.scope["extensions"] = extensions
 
     def on_response_complete(self) -> None:
-        self.transport.flush()  # type: ignore[attr-defined]
-        another = bool(self.pipeline)
+        """uvicorn's, without its timer for idle connections: `due` is looked at once a second for all of them."""
         self._head = 0
-        super().on_response_complete()
-        self.due = self.loop.time() + (self.limits.request_seconds if another else self.limits.idle_seconds)
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self.due = self.loop.time() + (self.limits.request_seconds if self.pipeline else self.limits.idle_seconds)
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def send_400_response(self, msg: str) -> None:
         status, text = b"400 Bad Request", "not an HTTP/1.1 request"
@@ -191,7 +191,6 @@ class Server:
             interface="asgi3",
             log_config=None,
             proxy_headers=False,
-            timeout_keep_alive=math.ceil(self._limits.idle_seconds) + 2,  # ours comes first
         )
         self._state = ServerState()
         self._open: dict[_Connection, None] = {}  # in order of arrival
