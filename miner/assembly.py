@@ -14,17 +14,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from cascade.engine import Engine
 from cascade.profile import Profile, ProfileError, load
 from miner.decode import PictureError, decode
-from miner.gpu import NoCards, cards
+from miner.gpu import GB, NoCards, cards
 from miner.improve import HEAD, MEMORY, Versions
 from miner.settings import Settings, UsageError
 from models.base import Frame, Model, ModelError, ModelUnavailable
-from models.catalog import build, find
+from models.fleet import Fleet, on_cards
 from models.head import Head
 from models.memory import Memory, Vectors
+from models.planner import MARGIN
+from models.vlm.endpoint import EndpointSettings
 
 MODELS = Path(__file__).parent.parent / "models"
 EMBEDDING = "embedded"  # the model whose pooled features embed pictures
@@ -67,17 +70,18 @@ class Parts:
     """Makes the models of what is served, and gives pictures the embeddings that its learned members (head, memory) and
     the journal stand on: those of the network in the package, from the pass that its opinion takes anyway."""
 
-    def __init__(self, chosen: Chosen) -> None:
+    def __init__(self, settings: Settings, chosen: Chosen) -> None:
+        """Raises UsageError when the catalog lacks a model of the profile."""
         self.chosen = chosen
         self._embedder: Any = None
+        try:
+            self._fleet = fleet_of(settings, self._shipped)
+        except ModelError as error:
+            raise UsageError(f"profile {chosen.profile.name}: {error}") from None
 
     def models(self) -> dict[str, Model]:
-        """All models of the profile, not loaded. Raises UsageError when the catalog lacks one."""
-        profile = self.chosen.profile
-        try:
-            known = build(member.model for member in profile.members if member.model not in LEARNED)
-        except ModelError as error:
-            raise UsageError(f"profile {profile.name}: {error}") from None
+        """All models of the profile, not loaded."""
+        known = self._fleet.build(self._shipped)
         self._embedder = known.get(EMBEDDING)
         return {**known, **self.learned(self.chosen)}
 
@@ -90,10 +94,19 @@ class Parts:
         """One model, not loaded: what the engine puts in the place of one that hangs."""
         if key in LEARNED:
             return self._learned(key, self.chosen.folder)
-        model = build([key])[key]
+        model = self._fleet.make(key)
         if key == EMBEDDING:
             self._embedder = model
         return model
+
+    def device_of(self, key: str) -> str:
+        """The device that a model is loaded to."""
+        return "cpu" if key in LEARNED else self._fleet.device_of(key)
+
+    @property
+    def _shipped(self) -> list[str]:
+        """Members that the catalog knows, cheapest tier first."""
+        return [member.model for member in self.chosen.profile.members if member.model not in LEARNED]
 
     @cached_property
     def name(self) -> str:
@@ -122,29 +135,39 @@ def embedder_name() -> str:
     return f"{EMBEDDING}-{card['sha256'][:8]}"
 
 
-def make_engine(settings: Settings, parts: Parts) -> Engine:
-    """An engine, not started. Raises UsageError when the catalog lacks a model of the profile."""
-    card = _card(settings)
-
-    def device(key: str) -> str:
-        return card if key not in LEARNED and find(key).isolated else "cpu"
-
-    return Engine(parts.chosen.profile, parts.models(), factory=parts.fresh, device=device)
+def make_engine(parts: Parts) -> Engine:
+    """An engine, not started."""
+    return Engine(parts.chosen.profile, parts.models(), factory=parts.fresh, device=parts.device_of)
 
 
-def _card(settings: Settings) -> str:
-    """Where models go that run on a card: the first one when there is one and nothing else was asked for."""
+def fleet_of(settings: Settings, keys: Sequence[str]) -> Fleet:
+    """Where models go: placed on this machine's cards, or all to the device that was asked for. Raises UsageError, and
+    ModelUnavailable when the catalog lacks a model."""
+    endpoints = endpoints_of(settings)
     if settings.device != "auto":
-        return settings.device
+        return Fleet(settings.device, endpoints=endpoints).checked(keys)
     try:
-        return "cuda:0" if cards() else "cpu"
+        capacity = [round(card.memory_total / GB * MARGIN, 1) for card in cards()]
     except NoCards:
-        return "cpu"
+        return Fleet(endpoints=endpoints).checked(keys)
+    return on_cards(keys, capacity, endpoints)
+
+
+def endpoints_of(settings: Settings) -> dict[str, EndpointSettings]:
+    """Model -> who serves it. Raises UsageError."""
+    try:
+        return {
+            key: EndpointSettings.model_validate({"url": url, "key": settings.endpoint_key})
+            for key, url in settings.endpoints_by_model.items()
+        }
+    except ValidationError as error:
+        raise UsageError(f"endpoints: {error.errors()[0]['msg']}") from None
 
 
 def revision() -> str:
     """Names the weights and tables that ship, so that an answer is never repeated across a change of them."""
-    named = ("embedded/model_card.json", "embedded/calibration.json", "catalog.toml", "ocr_phrases.toml")
+    shipped = ("embedded/model_card.json", "embedded/calibration.json", "catalog.toml", "ocr_phrases.toml")
+    named = (*shipped, "vlm/prompts.toml", "vlm/engines.toml")
     digest = hashlib.sha256(b"".join((MODELS / name).read_bytes() for name in named))
     return digest.hexdigest()[:16]
 
@@ -156,7 +179,7 @@ async def running_engine(settings: Settings, profile: Profile | None = None) -> 
     Raises UsageError when a required tier cannot be had.
     """
     mine = own(settings)
-    engine = make_engine(settings, Parts(replace(mine, profile=profile) if profile else mine))
+    engine = make_engine(Parts(settings, replace(mine, profile=profile) if profile else mine))
     try:
         await engine.start()
     except ModelError as error:

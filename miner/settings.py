@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliApp, CliSuppress, SettingsConfigDict, SettingsError
 
 PREFIX = "MINER_"
@@ -100,6 +100,10 @@ class Settings(BaseSettings):
         validation_alias=official("device", "IMAGE_DETECTOR_DEVICE"),
         description="auto, cpu, cuda or cuda:N.",
     )
+    endpoints: str = Field(
+        "", description="VLMs served elsewhere: model=url of an OpenAI-compatible server, several with commas."
+    )
+    endpoint_key: SecretStr | None = Field(None, description="Key of those servers; sent over https only.")
     network_reserve: float = Field(
         1.0, ge=0.0, le=5.0, description="Seconds of the validator's time-out left for the way back."
     )
@@ -170,6 +174,20 @@ class Settings(BaseSettings):
         if self.network == "finney" and self.allow_non_registered:
             raise ValueError("allow_non_registered gives the GPU to anybody; not on mainnet: use test, local or mock")
         return self
+
+    @field_validator("endpoints")
+    @classmethod
+    def _named_endpoints(cls, value: str) -> str:
+        for part in value.split(",") if value else []:
+            if not all(part.partition("=")[::2]):
+                raise ValueError(f"expected model=url, e.g. qwen3-vl-32b=https://host:8000/v1; got {part!r}")
+        return value
+
+    @property
+    def endpoints_by_model(self) -> dict[str, str]:
+        """Model -> URL."""
+        named = (part.partition("=") for part in self.endpoints.split(",") if part)
+        return {model.strip(): url.strip() for model, _, url in named}
 
     @property
     def subnet(self) -> int:

@@ -8,7 +8,7 @@ revision that is no commit hash or a name that leads nowhere is an error before 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.base import Frame, Model, ModelSpec, ModelUnavailable, Opinion
+from models.base import Model, ModelSpec, ModelUnavailable
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 PLAN = Path(__file__).with_name("plan.toml")
@@ -94,9 +94,14 @@ class Entry(_Part):
         return self
 
     @property
+    def engine(self) -> bool:
+        """Whether the model is large enough for a process, and if need be a card, of its own: it answers questions."""
+        return self.task == "visual question"
+
+    @property
     def isolated(self) -> bool:
-        """Whether the model lives in a worker process, because its library can take the process down with it."""
-        return self.library in IN_WORKER
+        """Whether the model lives in the perception process, with others whose libraries can take a process down."""
+        return self.library in IN_WORKER and not self.engine
 
     def calibrated(self, raw: float) -> float:
         """Natural log-odds from the model's own."""
@@ -185,47 +190,23 @@ def rows_for(key: str) -> Sequence[Row]:
     return [row for row in plan().row if row.model == key]
 
 
-class Absent:
-    """In the place of a model that does not run here, so that a profile serves with the others: loading it says why."""
-
-    def __init__(self, entry: Entry) -> None:
-        self.spec = entry.spec
-        self._why = f"{entry.key} does not run here: {entry.note}"
-
-    def load(self, device: str) -> None:
-        raise ModelUnavailable(self._why)
-
-    def warm_up(self) -> None:
-        raise ModelUnavailable(self._why)
-
-    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
-        raise ModelUnavailable(self._why)
-
-    def close(self) -> None:
-        """Nothing to give back."""
+def examines(entry: Entry) -> bool:
+    """Whether the entry's adapter can be asked a second question."""
+    return hasattr(_adapter(entry), "assess_crop")
 
 
-def build(keys: Iterable[str]) -> dict[str, Model]:
-    """One model per key, not loaded yet. Those of libraries that run on the card share one worker process; those that
-    have no adapter here say so when they are loaded.
-
-    Raises ModelUnavailable naming a key that the catalog does not know.
-    """
-    from models.worker import remotes  # here, because the worker makes models through this module
-
-    chosen = [find(key) for key in keys]
-    isolated = remotes([entry for entry in chosen if entry.isolated and entry.adapter])
-    return {entry.key: isolated.get(entry.key) or (make(entry) if entry.adapter else Absent(entry)) for entry in chosen}
+def make(entry: Entry, *more: Any) -> Model:
+    """The adapter of one entry in this process, not loaded yet. more: what it takes beside the entry. Raises
+    ModelUnavailable if it has none."""
+    adapter = _adapter(entry)
+    return cast(Model, adapter(entry, *more) if entry.repository else adapter())  # what ships knows itself
 
 
-def make(entry: Entry) -> Model:
-    """The adapter of one entry in this process, not loaded yet. Raises ModelUnavailable if it has none."""
+def _adapter(entry: Entry) -> Any:
     if not entry.adapter:
         raise ModelUnavailable(f"{entry.key} does not run here: {entry.note}")
     module, _, name = entry.adapter.partition(":")
-    adapter = getattr(import_module(module), name)
-    model = adapter(entry) if entry.repository else adapter()  # what ships with the project knows itself
-    return cast(Model, model)
+    return getattr(import_module(module), name)
 
 
 def _checked(kind: type[T], data: Mapping[str, Any], where: str) -> T:

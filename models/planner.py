@@ -31,6 +31,8 @@ ENGINE_WORK = 1.5  # graphs and activations of one engine
 KV_TOKENS = 16_384  # e.g. 64 requests of 256 tokens at once
 KV_UNKNOWN = 0.33  # MB per token, the largest known of the catalog, where an entry tells none
 
+MARGIN = 0.94  # of a card's memory is planned with: the driver and other users have some of it
+
 LOSS = {"fp32": 0, "bf16": 0, "fp8": 1, "int4": 3}  # what a precision costs the search; 4 bits cost accuracy too
 PERCEPTION = "perception"
 STEP = 0.1  # GB; sizes are rounded up to this, so that the search meets equal states again
@@ -90,6 +92,10 @@ class Placement:
     def loss(self) -> int:
         return sum(each.option.loss for each in self.placed if each.replica == 0)
 
+    def of(self, key: str) -> list[Placed]:
+        """Where one model goes: its process, and the replicas of that; nothing for one that is not placed."""
+        return [each for each in self.placed if key in each.job.members]
+
 
 @cache
 def measured(results: Path = RESULTS) -> Mapping[tuple[str, str], float]:
@@ -110,8 +116,8 @@ def jobs(keys: Sequence[str], capacity: Sequence[float], results: Path = RESULTS
     chosen = [find(key) for key in dict.fromkeys(keys)]
     seeing = [entry for entry in chosen if entry.isolated]
     work = [_perception(seeing, results)] if seeing else []
-    work += [_engine(entry, capacity, results) for entry in chosen if entry.library == "vllm"]
-    return work, [entry.key for entry in chosen if not entry.isolated and entry.library != "vllm"]
+    work += [_engine(entry, capacity, results) for entry in chosen if entry.engine]
+    return work, [entry.key for entry in chosen if not entry.isolated and not entry.engine]
 
 
 def place(keys: Sequence[str], capacity: Sequence[float], results: Path = RESULTS) -> Placement:

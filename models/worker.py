@@ -31,7 +31,7 @@ from functools import partial
 from importlib import import_module
 from multiprocessing import connection, get_context
 from typing import Any, NoReturn, cast
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ from models.base import (
     OutOfMemory,
     Unrecoverable,
 )
-from models.catalog import Entry, make
+from models.catalog import Entry, examines, make
 
 log = logging.getLogger(__name__)
 
@@ -286,19 +286,21 @@ class RemoteExaminer(Remote):
         return self.worker.assess_crop(self.spec.key, frame, boxes)
 
 
-_shared: WeakSet[Worker] = WeakSet()  # at most one: the perception process of this miner
+_workers: WeakValueDictionary[str, Worker] = WeakValueDictionary()  # of this miner, by name
 
 
-def remotes(entries: Sequence[Entry], policy: Policy | None = None) -> dict[str, Model]:
-    """The models of these entries, in the one worker of this process, which starts when the first is loaded.
+def remotes(
+    entries: Sequence[Entry], policy: Policy | None = None, name: str = "perception", *with_each: Any
+) -> dict[str, Model]:
+    """The models of these entries, in the worker of this process with this name, which starts when the first is loaded.
 
-    A second model of the same key takes over from the first, which then can no longer close it.
+    with_each: what an adapter is made with beside its entry. A second model of the same key takes over from the first,
+    which then can no longer close it.
     """
-    factories = {entry.key: partial(make, entry) for entry in entries}
-    worker = next(iter(_shared), None) or Worker({}, policy)
-    worker.add(factories)
-    _shared.add(worker)
-    return {entry.key: Remote(entry.spec, worker) for entry in entries}
+    worker = _workers.get(name) or Worker({}, policy, name)
+    _workers[name] = worker
+    worker.add({entry.key: partial(make, entry, *with_each) for entry in entries})
+    return {entry.key: (RemoteExaminer if examines(entry) else Remote)(entry.spec, worker) for entry in entries}
 
 
 class Arena:
@@ -505,12 +507,13 @@ class _Thread:
         factory, device = wanted
         with self._loading:  # one at a time, so that what each takes can be told
             self._close(None)
-            started, before = time.monotonic(), _bytes_in_use(device)
             self._model = factory()
+            here = device if getattr(self._model, "launches_kernels", True) else "cpu"  # of this process itself
+            started, before = time.monotonic(), _bytes_in_use(here)
             self._model.load(device)
-            if device.startswith("cuda") and getattr(self._model, "launches_kernels", True):
-                self._stream = import_module("torch").cuda.Stream(device)
-            return Loaded(time.monotonic() - started, (_bytes_in_use(device) - before) / 1e9)
+            if here.startswith("cuda"):
+                self._stream = import_module("torch").cuda.Stream(here)
+            return Loaded(time.monotonic() - started, (_bytes_in_use(here) - before) / 1e9)
 
     def _warm_up(self, _: None) -> None:
         self._loaded.warm_up()

@@ -75,7 +75,7 @@ class Miner:
         self.settings = settings
         self.hotkey = _hotkey(settings)
         self.versions = Versions(settings.state / "versions")
-        self.parts = Parts(self._chosen() or own(settings))
+        self.parts = Parts(settings, self._chosen() or own(settings))
         self.profile = self.parts.chosen.profile
         self.metrics = Metrics()
         self.recent = Recent()
@@ -87,7 +87,7 @@ class Miner:
         """Serve until a signal. Raises UsageError for what the operator has to mend."""
         self._catch_signals()
         async with AsyncExitStack() as stack:
-            self.engine = make_engine(self.settings, self.parts)
+            self.engine = make_engine(self.parts)
             stack.push_async_callback(self.engine.close)
             self.metrics.watch_models(self.engine.state)
             self.metrics.running(__version__, self.profile.name, self.settings.network)

@@ -36,7 +36,7 @@ def hindered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
     """The models that the next miner gets, by key; a test puts them in."""
     fakes: dict[str, Fake] = {}
 
-    def make(settings: Settings, parts: Parts) -> Engine:
+    def make(parts: Parts) -> Engine:
         return Engine(parts.chosen.profile, fakes)
 
     monkeypatch.setattr(neurons.miner, "make_engine", make)

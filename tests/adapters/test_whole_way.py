@@ -13,6 +13,7 @@ from test_adapters import checkpoint, made
 
 from models import catalog, weights
 from models.base import BadWeights, Frame, ModelUnavailable, Opinion
+from models.fleet import Fleet
 from models.worker import Remote
 
 pytestmark = pytest.mark.slow
@@ -24,7 +25,7 @@ def test_from_the_hub_to_an_opinion_in_another_process(
     entry = catalog.find("natix-roadwork")
     files = {path.name: path.read_bytes() for path in checkpoint(entry, checkpoints).iterdir()}
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    model = catalog.build([entry.key])[entry.key]
+    model = Fleet().build([entry.key])[entry.key]
     assert isinstance(model, Remote)
     try:
         with pytest.raises(BadWeights, match=r"not in .*run_miner\.sh fetch natix-roadwork"):

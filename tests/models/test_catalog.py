@@ -13,6 +13,7 @@ from miner.settings import UsageError
 from models import catalog
 from models.base import Model, ModelUnavailable
 from models.catalog import CatalogError, Entry
+from models.fleet import Fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = '[some-model]\ntitle = "Some"\nlevel = 1\ntask = "t"\nlibrary = "numpy"\nlicence = "MIT"\nnote = "n"\n'
@@ -90,7 +91,7 @@ def test_a_row_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ModelUnavailable, match=r"no model 'yolo27'.*dinov3-h-plus"):
-        catalog.build(["yolo27"])
+        Fleet().build(["yolo27"])
 
 
 def test_a_model_that_does_not_run_here_says_why() -> None:
@@ -99,7 +100,7 @@ def test_a_model_that_does_not_run_here_says_why() -> None:
 
 
 def test_a_profile_with_such_a_model_is_built_and_says_why_when_it_is_loaded() -> None:
-    model = catalog.build(["yolov13-x"])["yolov13-x"]
+    model = Fleet().build(["yolov13-x"])["yolov13-x"]
     assert isinstance(model, Model)
     for verb in (lambda: model.load("cpu"), model.warm_up, lambda: model.assess([])):
         with pytest.raises(ModelUnavailable, match="yolov13-x does not run here: A fork"):
@@ -109,14 +110,14 @@ def test_a_profile_with_such_a_model_is_built_and_says_why_when_it_is_loaded() -
 
 def test_building_two_models_of_the_card_gives_them_one_worker_that_is_not_started() -> None:
     worker = import_module("models.worker")
-    models = catalog.build(["dfine-x", "dinov3-h-plus"])
+    models = Fleet().build(["dfine-x", "dinov3-h-plus"])
     assert list(models) == ["dfine-x", "dinov3-h-plus"]
     first, second = models.values()
     assert isinstance(first, worker.Remote)
     assert isinstance(second, worker.Remote)
     assert first.worker is second.worker
     assert not first.worker.alive
-    again = catalog.build(["dfine-x"])["dfine-x"]
+    again = Fleet().build(["dfine-x"])["dfine-x"]
     assert isinstance(again, worker.Remote)
     assert again.worker is first.worker, "a replacement must not open a second process on the card"
 
