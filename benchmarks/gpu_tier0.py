@@ -36,6 +36,7 @@ from models.cuda_graphs import Graphs, recordable  # noqa: E402
 BATCHES = (1, 8, 32, 64)
 WARM_UPS, ROUNDS = 3, 15
 Forward = Callable[[torch.Tensor], Any]
+Chosen = Callable[[str, Any], bool]
 
 
 class Run:
@@ -200,34 +201,42 @@ def tier0_encoder(run: Run) -> Callable[[], None]:
     def recorded(row: dict[str, Any]) -> None:
         measure(run, row, graphs(run, row, pooled(made["model"]), side), side, made["expected"])
 
-    def compiled(row: dict[str, Any], bits: int, change: Callable[[], None] = lambda: None) -> Forward:
+    def compiled(row: dict[str, Any], layers: Chosen | None = None, **options: Any) -> tuple[Forward, int]:
         model = copy.deepcopy(made["model"])
         fused.fuse(model, side)
-        if bits == 8:
-            row["layers_in_8_bits"] = fp8.convert(model)
-        change()
+        if layers:
+            row["layers_in_8_bits"] = len(fp8.convert(model, layers))
         if run.on_card:
-            fused.compile_blocks(model)
+            fused.compile_blocks(model, **options)
         forward = graphs(run, row, pooled(model), side)
         measure(run, row, forward, side, made["expected"])
-        return forward
+        return forward, side
 
     def kept(row: dict[str, Any]) -> None:
-        run.kept["dinov3-h-plus"] = compiled(row, 8), side
+        run.kept["dinov3-h-plus"] = compiled(row, everything)
 
-    def cudnn(row: dict[str, Any]) -> None:
-        torch._dynamo.reset()  # what was compiled has its kind of attention in it
-        torch.backends.cuda.enable_flash_sdp(False)
-        try:
-            compiled(row, 8)
-        finally:
-            torch.backends.cuda.enable_flash_sdp(True)
+    def tuned(row: dict[str, Any]) -> None:
+        torch._dynamo.reset()  # what was compiled has its choices in it
+        compiled(row, everything, max_autotune_pointwise=True, coordinate_descent_tuning=True)
 
-    run.row("DINOv3-H+ eager", eager)
+    run.row("DINOv3-H+ eager", eager, 90)
     run.row("DINOv3-H+ graph", recorded)
     run.row("DINOv3-H+ fused, compiled, graph, FP8", kept, 60)
-    run.row("DINOv3-H+ fused, compiled, graph", lambda row: compiled(row, 16) and None, 60)
-    return lambda: run.row("DINOv3-H+ FP8, cuDNN attention", cudnn)
+    run.row("DINOv3-H+ fused, compiled, graph, FP8 in the MLP alone", lambda row: discard(compiled(row, in_the_mlp)))
+    run.row("DINOv3-H+ fused, compiled, graph", lambda row: discard(compiled(row)), 60)
+    return lambda: run.row("DINOv3-H+ FP8, element-wise kernels tuned", tuned)
+
+
+def everything(name: str, linear: Any) -> bool:
+    return True
+
+
+def in_the_mlp(name: str, linear: Any) -> bool:
+    return ".mlp." in name
+
+
+def discard(_: Any) -> None:
+    """Only the figures are wanted."""
 
 
 def pooled(model: Any) -> Forward:
@@ -272,8 +281,7 @@ def rf_detr(run: Run) -> tuple[Any, int]:
     return tf.RfDetrForObjectDetection(config), 560
 
 
-def tier0_other(run: Run, key: str, make: Callable[[Run], tuple[Any, int]]) -> Callable[[], None]:
-    """Its rows, and one more for a model of equal blocks."""
+def tier0_other(run: Run, key: str, make: Callable[[Run], tuple[Any, int]], compiles: bool = False) -> None:
     made: dict[str, Any] = {}
 
     def answers(model: Any) -> Forward:
@@ -300,10 +308,12 @@ def tier0_other(run: Run, key: str, make: Callable[[Run], tuple[Any, int]]) -> C
         forward = graphs(run, row, answers(model), made["side"])
         check(run, row, answers(made["model"]), forward, made["side"])
         measure(run, row, forward, made["side"])
+        run.kept[key] = forward, made["side"]
 
     run.row(f"{key} eager", eager)
     run.row(f"{key} graph", recorded)
-    return lambda: run.row(f"{key} compiled, graph", compiled)
+    if compiles:
+        run.row(f"{key} compiled, graph", compiled)
 
 
 def check(run: Run, row: dict[str, Any], eager: Forward, forward: Forward, side: int) -> None:
@@ -320,12 +330,14 @@ def overlap(run: Run, row: dict[str, Any], batch: int) -> None:
     """All models of the tier on streams of their own, against each alone."""
     calls = {key: partial(forward, pictures(run, batch, side)) for key, (forward, side) in run.kept.items()}
     alone = {key: milliseconds(run, call) for key, call in calls.items()}
-    streams = {key: torch.cuda.Stream() if run.on_card else None for key in calls}
+    slowest = max(alone, key=lambda key: alone[key])  # it goes first, and the others take what it leaves
+    streams = {key: torch.cuda.Stream(priority=-(key == slowest)) if run.on_card else None for key in calls}
+    order = sorted(calls, key=lambda key: -alone[key])
 
     def together() -> None:
-        for key, call in calls.items():
+        for key in order:
             with torch.cuda.stream(streams[key]):
-                call()
+                calls[key]()
 
     spent = milliseconds(run, together)
     row["alone_ms"] = {key: round(value, 2) for key, value in alone.items()}
@@ -364,14 +376,13 @@ def main() -> int:
     run = Run(asked.device, asked.tiny, asked.budget)
     run.row("limits of the card", lambda row: ceilings(run, row))
     one_more = tier0_encoder(run)
-    more = tier0_other(run, "natix-roadwork", vit)
+    tier0_other(run, "natix-roadwork", vit, compiles=True)
     if not run.tiny:  # too slow for a CPU
         tier0_other(run, "dfine-x", d_fine)
         tier0_other(run, "rf-detr", rf_detr)
     for batch in run.batches:
         run.row(f"together, batch {batch}", lambda row, batch=batch: overlap(run, row, batch))
     run.row("products of the encoder", lambda row: products(run, row))
-    more()
     one_more()
     card = torch.cuda.get_device_name() if run.on_card else "cpu"
     result = {

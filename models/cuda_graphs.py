@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +47,20 @@ def record(run: Callable[[], Any], pool: Any) -> tuple[Replay, Any]:
             run()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # other threads go on working
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"), _unseen():  # other threads go on
         outputs = run()
     return graph.replay, outputs
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Libraries must not notice that they are recorded: transformers then masks attention, which takes another kernel
+    (3 times the time of a whole ViT-B) and makes compiled blocks compile anew in the middle of a recording."""
+    noticed, torch.cuda.is_current_stream_capturing = torch.cuda.is_current_stream_capturing, lambda: False
+    try:
+        yield
+    finally:
+        torch.cuda.is_current_stream_capturing = noticed
 
 
 class Graphs:
@@ -135,6 +147,8 @@ class _Constants(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if function is torch.Tensor.__setitem__ and isinstance(args[2], (int, float)):
+            return args[0][args[1]].fill_(args[2])  # the number becomes part of a kernel, not a tensor of the host
         if function not in (torch.tensor, torch.as_tensor) or isinstance(args[0], torch.Tensor):
             return function(*args, **kwargs)
         key = f"{args} {kwargs}"

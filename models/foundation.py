@@ -6,7 +6,6 @@ first pays. A head file holds any number of heads; the one named "roadwork" answ
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from models.base import BadWeights, Frame
 from models.catalog import Entry
-from models.torch_model import Answer, Forward, TorchModel
+from models.torch_model import Answer, Forward, TorchModel, state_directory
 
 ANSWER = "roadwork"
 REMEMBERED = 256  # pictures whose features are kept
@@ -154,8 +153,7 @@ class Foundation(TorchModel):
 
 def heads_path(entry: Entry) -> Path:
     """Where the operator's heads lie: the miner's state directory, by the model's key."""
-    state = Path(os.environ.get("MINER_STATE_DIR", "~/.streetvision")).expanduser()
-    return state / "heads" / f"{entry.key}.safetensors"
+    return state_directory() / "heads" / f"{entry.key}.safetensors"
 
 
 def fit(features: NDArray[np.float32], labels: NDArray[np.int64], encoder: str, l2: float = 1e-2) -> Heads:

@@ -9,7 +9,7 @@ On the CPU the same arithmetic runs, slowly: tests compare it with the layer it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -63,17 +63,29 @@ def fits(linear: nn.Linear) -> bool:
     return all(side % ALIGNED == 0 for side in linear.weight.shape)
 
 
-def convert(model: nn.Module, chosen: Callable[[str, nn.Linear], bool] = lambda name, linear: True) -> int:
-    """Replace the model's linear layers that fit, in place, and say how many. chosen: of these, which (by full name).
+def convert(
+    model: nn.Module, chosen: Callable[[str, nn.Linear], bool] = lambda name, linear: True
+) -> dict[str, nn.Linear]:
+    """Replace the model's linear layers that fit, in place. Gives the replaced ones by full name, for `restore`.
 
-    Convert before `torch.compile` and before a graph is recorded. The 16-bit weights are let go of layer by layer.
+    chosen: of the layers that fit, which. Convert before `torch.compile` and before a graph is recorded.
     """
-    found = [
-        (name, module)
+    found = {
+        name: module
         for name, module in model.named_modules()
         if type(module) is nn.Linear and fits(module) and chosen(name, module)
-    ]
-    for name, linear in found:
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, Fp8Linear(linear))
-    return len(found)
+    }
+    for name, linear in found.items():
+        _put(model, name, Fp8Linear(linear))
+    return found
+
+
+def restore(model: nn.Module, replaced: Mapping[str, nn.Linear]) -> None:
+    """Put back what `convert` replaced."""
+    for name, linear in replaced.items():
+        _put(model, name, linear)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, module)

@@ -29,14 +29,17 @@ def fuse(model: Any, size: int) -> None:
         layer.layer_scale1, layer.layer_scale2 = nn.Identity(), nn.Identity()
 
 
-def compile_blocks(model: nn.Module) -> int:
-    """`torch.compile` each of the model's repeated blocks, and say how many: blocks of one kind share the code."""
+def compile_blocks(model: nn.Module, **options: Any) -> int:
+    """`torch.compile` each of the model's repeated blocks, and say how many: blocks of one kind share the code.
+
+    options: the compiler's own.
+    """
     from transformers.modeling_layers import GradientCheckpointingLayer  # the library's mark of a repeated block
 
     torch._dynamo.config.recompile_limit = max(RECOMPILES, torch._dynamo.config.recompile_limit)
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for block in blocks:
-        block.forward = torch.compile(block.forward, fullgraph=True)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward, fullgraph=True, options=options or None)  # type: ignore[method-assign]
     return len(blocks)
 
 

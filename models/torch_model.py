@@ -7,6 +7,7 @@ its library when it loads, never before. Weights come from `models.weights`, or 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -61,13 +62,13 @@ class TorchModel(ABC):
             raise
         except ImportError as error:
             raise ModelUnavailable(
-                f"{self.entry.key}: {_first_line(error)}; pip install 'streetvision-miner[gpu]'"
+                f"{self.entry.key}: {first_line(error)}; pip install 'streetvision-miner[gpu]'"
             ) from error
         except Exception as error:  # each library has an exception tree of its own for a bad file
             if is_out_of_memory(error):
                 raise OutOfMemory(f"{self.entry.key}: no room on {device} for the weights") from error
             raise BadWeights(
-                f"{self.entry.key}: {directory} does not load as {self.entry.class_name} ({_first_line(error)}); "
+                f"{self.entry.key}: {directory} does not load as {self.entry.class_name} ({first_line(error)}); "
                 f"fetch it again: ./run_miner.sh fetch {self.entry.key}"
             ) from error
         self._loaded = True
@@ -90,7 +91,7 @@ class TorchModel(ABC):
         except Exception as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(f"{self.entry.key}: batch of {len(frames)} does not fit on {self.device}") from error
-            raise ModelCrashed(f"{self.entry.key}: {_first_line(error)}") from error
+            raise ModelCrashed(f"{self.entry.key}: {first_line(error)}") from error
         spent = (time.perf_counter() - started) * 1e3
         return [Opinion(self.entry.key, self.entry.calibrated(raw), spent, evidence) for raw, evidence in answers]
 
@@ -146,7 +147,7 @@ class TorchModel(ABC):
         if self.entry.execution == "eager" or not self.device.startswith("cuda"):
             return forward
         accelerated = import_module("models.acceleration").accelerated
-        faster: Forward = accelerated(self.entry, model, forward, pictures.example, self.recorded)
+        faster: Forward = accelerated(self.entry, model, forward, pictures, self.recorded)
         return faster
 
     def _preprocessor(self, directory: Path, kind: str = "AutoImageProcessor") -> Any:
@@ -176,6 +177,11 @@ def require(library: str, minimum: str) -> None:
         raise ModelUnavailable(f"needs {library} >= {minimum}, found {found}; pip install -U {library}")
 
 
+def state_directory() -> Path:
+    """Where the miner keeps what it made itself: MINER_STATE_DIR, else ~/.streetvision."""
+    return Path(os.environ.get("MINER_STATE_DIR", "~/.streetvision")).expanduser()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch says that the device is full."""
     return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()
@@ -185,6 +191,7 @@ def _numbers(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split(".")[:3] if part.isdigit())
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error's text, 300 letters at most."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from models.cuda_graphs import Graphs, recordable
@@ -83,3 +84,21 @@ def test_constants_are_made_once() -> None:
     assert safe(torch.ones(1) * 5).tolist() == [12]
     assert seen[0] is seen[1]
     assert torch.as_tensor([[2, 3]], dtype=torch.long) is not seen[0]
+
+
+def test_a_number_put_into_a_tensor_stays_a_number() -> None:
+    def forward(pictures: torch.Tensor) -> torch.Tensor:
+        shapes = torch.empty((2, 2), dtype=torch.long)
+        for level in range(2):
+            shapes[level, 0] = level + 3
+            shapes[level, 1] = 7
+        shapes[0, 1:] = shapes[1, :1]
+        return shapes
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert "lift_fresh" not in str(function), "a tensor was made on the host"
+            return function(*args, **kwargs or {})
+
+    with Watched():
+        assert recordable(forward)(torch.ones(1)).tolist() == [[3, 4], [4, 7]]

@@ -47,10 +47,18 @@ def test_zeros_stay_zeros() -> None:
 
 def test_only_what_fits_and_was_chosen_is_converted() -> None:
     model = nn.Sequential(layer(), nn.Linear(48, 40), nn.Linear(48, 64), nn.ReLU())
-    assert fp8.convert(model, lambda name, linear: name != "2") == 1
+    replaced = fp8.convert(model, lambda name, linear: name != "2")
+    assert list(replaced) == ["0"]
     assert [type(module).__name__ for module in model] == ["Fp8Linear", "Linear", "Linear", "ReLU"]
     with pytest.raises(ValueError, match="multiples of 16"):
         fp8.Fp8Linear(nn.Linear(48, 40))
+
+
+def test_what_was_replaced_can_be_put_back() -> None:
+    model = nn.Sequential(layer(), nn.Sequential(layer(48, 64)))
+    before = list(model.modules())
+    fp8.restore(model, fp8.convert(model))
+    assert list(model.modules()) == before
 
 
 def test_no_cpu_multiplies_float8_itself() -> None:

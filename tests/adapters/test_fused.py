@@ -57,7 +57,7 @@ def test_in_8_bits_the_features_point_the_same_way() -> None:
     model = dinov3(use_gated_mlp=True)
     pictures = torch.randn(3, 3, SIZE, SIZE)
     changed = rewritten(model).bfloat16()
-    assert fp8.convert(changed) == 4 * 3  # qkv, out, gate and up, down of three blocks
+    assert len(fp8.convert(changed)) == 4 * 3  # qkv, out, gate and up, down of three blocks
     found = changed(pictures).pooler_output.float()
     cosine = torch.cosine_similarity(found, model(pictures).pooler_output)
     assert 0.98 < cosine.min() < 0.99999
