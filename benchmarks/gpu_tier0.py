@@ -219,7 +219,7 @@ def tier0_encoder(run: Run) -> Callable[[], None]:
         torch._dynamo.reset()  # what was compiled has its choices in it
         compiled(row, everything, max_autotune_pointwise=True, coordinate_descent_tuning=True)
 
-    run.row("DINOv3-H+ eager", eager, 90)
+    run.row("DINOv3-H+ eager", eager, 300)
     run.row("DINOv3-H+ graph", recorded)
     run.row("DINOv3-H+ fused, compiled, graph, FP8", kept, 60)
     run.row("DINOv3-H+ fused, compiled, graph, FP8 in the MLP alone", lambda row: discard(compiled(row, in_the_mlp)))

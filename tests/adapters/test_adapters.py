@@ -20,6 +20,7 @@ from models.base import BadWeights, Frame, Model, ModelCrashed, ModelUnavailable
 from models.catalog import Entry
 from models.torch_model import TorchModel
 from models.vlm.scorer import Scorer
+from models.yoloe import Yoloe
 
 RUNNABLE = [key for key, entry in catalog.entries().items() if entry.isolated and entry.adapter]
 
@@ -41,6 +42,8 @@ def made(key: str, checkpoints: Path) -> Any:
     model._directory = checkpoint(entry, checkpoints)
     if isinstance(model, foundation.Foundation):
         model.heads_file = head(entry, checkpoints)
+    if isinstance(model, Yoloe):
+        model.words_file = model._directory / "words.npz"
     return model
 
 

@@ -14,6 +14,7 @@ from tokenizers.models import BPE, WordLevel
 
 from models import boxes, catalog, zero_shot
 
+PHRASES = list(boxes.classes("prompts").weights)
 COCO = {0: "person", 1: "truck", 2: "stop sign", 3: "car"}
 OBJECTS365 = {0: "Person", 1: "Traffic cone", 2: "Machinery Vehicle", 3: "Sneakers"}
 
@@ -354,14 +355,7 @@ def yolo(directory: Path) -> None:
 
     made = YOLO("yolo26n.yaml", task="detect")
     made.model.names = dict(enumerate(["person", "truck", "stop sign", *(f"other {n}" for n in range(77))]))
-    randomised(made.model, 1)
-    for module in made.model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():  # once as in training, so that each layer's scale fits what comes in
-        coarse = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(2))
-        made.model.train()(torch.nn.functional.interpolate(coarse, (480, 640)))
-    made.model.eval()
+    settle(made.model)
     for name, parameter in made.model.model[-1].named_parameters():
         if "cv3" in name and name.endswith("2.weight"):
             parameter.data *= 0.5
@@ -369,6 +363,39 @@ def yolo(directory: Path) -> None:
             parameter.data.fill_(-50)
             parameter.data[1:3] = torch.tensor([-1.0, -2.0])
     made.save(directory / "yolo26x.pt")
+
+
+def settle(model: Any) -> None:
+    """Random weights, and once as in training, so that each layer's scale fits what comes in."""
+    randomised(model, 1)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        coarse = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(2))
+        model.train()(torch.nn.functional.interpolate(coarse, (480, 640)))
+    model.eval()
+
+
+def yoloe(directory: Path) -> None:
+    """As `yolo`, with a head that is asked in words: `words` are its embeddings."""
+    from ultralytics import YOLOE
+
+    made = YOLOE("yoloe-26n-seg.yaml")
+    made.model.train()
+    made.model.eval()
+    made.save(directory / "yoloe-26x-seg.pt")
+    words(directory / "yoloe-26x-seg.pt", directory / "words.npz", PHRASES)
+
+
+def words(checkpoint: Path, target: Path, phrases: list[str]) -> Path:
+    """Embeddings of phrases as the package keeps them, drawn by lot where its text encoder would make them."""
+    from ultralytics import YOLOE
+
+    made = YOLOE(checkpoint)
+    drawn = torch.randn(1, len(phrases), made.model.model[-1].embed, generator=torch.Generator().manual_seed(3))
+    made.set_classes(phrases, torch.nn.functional.normalize(drawn, dim=-1))
+    return Path(made.save_prompt_embeddings(target))
 
 
 # The tokens that Qwen's chat models add to their vocabulary, in their order.
@@ -487,5 +514,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "Sam3Model": sam3,
     "DepthAnythingForDepthEstimation": depth_anything,
     "YOLO": yolo,
+    "YOLOE": yoloe,
     "Qwen3VLForConditionalGeneration": tiny_qwen3_vl,
 }
