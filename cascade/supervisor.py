@@ -17,10 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascade.batching import Boxes, Job, Worker
+from cascade.batching import Worker
 from cascade.breaker import Breaker, State
 from cascade.deadline import Clock, Deadline
 from cascade.profile import Member
+from cascade.queue import Boxes, Job
 from models.base import Frame, Model, ModelError, ModelTimeout, ModelUnavailable, Opinion
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from cascade_helpers import picture, until
 
-from cascade.batching import FairQueue, Job, Worker
+from cascade.batching import Worker
 from cascade.deadline import Deadline
 from cascade.profile import Batching
+from cascade.queue import FairQueue, Job
 from models.base import BadWeights, Frame, ModelCrashed, ModelError, ModelUnavailable, NotFinite, Opinion, OutOfMemory
 from models.fake import Fake, FakeExaminer, crash, out_of_memory, slow
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from cascade_helpers import QUICK, picture, until
 
-from cascade.batching import Job
 from cascade.deadline import Deadline
 from cascade.profile import Batching, Member
+from cascade.queue import Job
 from cascade.supervisor import Factory, Policy, Supervisor
 from models.base import BadWeights, ModelCrashed, ModelError, ModelTimeout, ModelUnavailable, Opinion
 from models.fake import Fake, crash, hang, slow
