@@ -1,0 +1,62 @@
+"""A closer look: the shipped network again, on overlapping squares of the picture and on its mirror image.
+
+One pass sees a wide picture small, and a cone at its edge hardly at all. The squares show each part by itself, and the
+mirror image is a second opinion on the whole; the look that sees most road work is believed (chosen by measurement,
+`docs/results/cascade-2026-11-24.md`). Four looks take four times as long as the first pass, so this is asked only where
+that pass left doubt. How much its answer weighs beside the first is fitted (`cascade/profiles/embedded.fit.json`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from models.base import Frame, Model, ModelSpec, Opinion
+from models.embedded.model import Embedded
+
+KEY = "closer-look"
+WIDE = 1.2  # from this aspect on the squares differ enough from the whole picture and from each other
+
+
+class Closer:
+    """The highest log-odds of all looks. network: what looks. Keeps `models.base.Model`."""
+
+    def __init__(self, network: Model | None = None) -> None:
+        self._network = network or Embedded()
+
+    @property
+    def spec(self) -> ModelSpec:
+        return replace(self._network.spec, key=KEY, class_name="models.embedded.closer.Closer")
+
+    def load(self, device: str) -> None:
+        """Raises BadWeights, ModelUnavailable."""
+        self._network.load(device)
+
+    def warm_up(self) -> None:
+        """As the network itself: the squares of common pictures have the shapes that it warms up with."""
+        self._network.warm_up()
+
+    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
+        """One opinion per frame, in order; `evidence["looks"]`: the log-odds of each look."""
+        began = time.perf_counter()
+        looks = [views(frame) for frame in frames]
+        said = iter(self._network.assess([view for several in looks for view in several]))
+        found = [[next(said).logit for _ in several] for several in looks]
+        milliseconds = (time.perf_counter() - began) * 1e3
+        return [Opinion(KEY, max(logits), milliseconds, {"looks": [round(z, 3) for z in logits]}) for logits in found]
+
+    def close(self) -> None:
+        self._network.close()
+
+
+def views(frame: Frame) -> list[Frame]:
+    """The mirror image, and of a picture that is not nearly square the squares at both ends and in the middle."""
+    height, width = frame.pixels.shape[:2]
+    side = min(height, width)
+    found = [frame.pixels[:, ::-1]]
+    if max(height, width) >= WIDE * side:
+        for where in (0.0, 0.5, 1.0):
+            top, left = round((height - side) * where), round((width - side) * where)
+            found.append(frame.pixels[top : top + side, left : left + side])
+    return [Frame(pixels, frame.sha256) for pixels in found]
