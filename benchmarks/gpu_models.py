@@ -333,6 +333,13 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def save(result: dict[str, Any], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = directory / f"gpu-models-{result['device'].lower().replace(' ', '-')}-{result['date']}"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(markdown(result))
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--device", default="cuda")
@@ -360,12 +367,9 @@ def main() -> int:
             row = {"key": key, "error": f"{type(error).__name__}: {str(error)[:200]}"}
         result["models"].append(row)
         print(json.dumps(row), flush=True)
+        if asked.save:
+            save(result, asked.save)  # after each row: a run that is cut short keeps what it has
     print(markdown(result))
-    if asked.save:
-        asked.save.mkdir(parents=True, exist_ok=True)
-        stem = asked.save / f"gpu-models-{card.lower().replace(' ', '-')}-{result['date']}"
-        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(markdown(result))
     return 1 if any("error" in row for row in result["models"]) else 0
 
 
