@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, CliApp, CliSuppress, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSettingsSource,
+    CliSuppress,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 PREFIX = "MINER_"
 NETUIDS = {"finney": 72, "test": 323, "local": 72, "mock": 72}
@@ -234,13 +242,27 @@ def parse(command: type[T], arguments: Sequence[str]) -> T:
     The SDK's dotted flags (`--wallet.name`, `--axon.port`) are taken as ours (`--wallet-name`).
     Raises UsageError naming each wrong name or value; argparse itself exits 2 on an unknown flag.
     """
+    source: CliSettingsSource[Any] = CliSettingsSource(command, case_sensitive=False)
+    _shorten(source.root_parser, command)
     try:
-        return CliApp.run(command, cli_args=_kebab(arguments), cli_cmd_method_name="_parsed")
+        words = _kebab(arguments)
+        return CliApp.run(command, cli_args=words, cli_settings_source=source, cli_cmd_method_name="_parsed")
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}{_came(e)}" for e in error.errors()]
         raise UsageError("\n".join(lines)) from None
     except SettingsError as error:
         raise UsageError(str(error)) from None
+
+
+def _shorten(parser: ArgumentParser, command: type[BaseSettings]) -> None:
+    """`--help` of a command names what is its own; it takes the flags of `serve` too."""
+    if command is Settings or not issubclass(command, Settings):
+        return
+    inherited = {field.replace("_", "-") for field in Settings.model_fields}
+    for action in parser._actions:
+        if any(flag.removeprefix("--").removeprefix("no-") in inherited for flag in action.option_strings):
+            action.help = SUPPRESS
+    parser.epilog = "The flags of `serve` work here too: ./run_miner.sh serve --help"
 
 
 def _kebab(arguments: Sequence[str]) -> list[str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from miner.card import Card, CardError, complete
 from miner.commands import publish as command
 from miner.commands.publish import EMBEDDED, Publish, publish
 from miner.settings import UsageError, parse
+from tests.stand_in import serving
 
 ALICE = Keypair.create_from_uri("//Alice")
 NOW = 1_795_000_000.5
@@ -104,31 +103,8 @@ class Hub:
 @pytest.fixture
 def hub() -> Iterator[tuple[Hub, str]]:
     kept = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def _any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, told = kept.answer(self.command, self.path, body)
-            data = json.dumps(told).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = _any  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    kept.address = f"http://127.0.0.1:{server.server_port}"
-    yield kept, kept.address
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(kept) as kept.address:
+        yield kept, kept.address
 
 
 @pytest.fixture

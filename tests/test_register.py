@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from miner.doctor import ChainFacts
 from miner.metagraph import Neuron, Snapshot
 from miner.registration import RegistrationError, checked, payload, poll, submit
 from miner.settings import UsageError, parse
+from tests.stand_in import serving
 
 ALICE = Keypair.create_from_uri("//Alice")
 TOLD = Description("wss://node.example", 323, "0x0", burned=1.0, registration=0.0003)
@@ -49,29 +48,8 @@ class ApplicationServer:
 @pytest.fixture
 def server() -> Iterator[tuple[ApplicationServer, str]]:
     kept = ApplicationServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        def _any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, told = kept.answer(self.command, self.path, body)
-            data = told if isinstance(told, bytes) else json.dumps(told).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = _any  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    stand_in = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=stand_in.serve_forever)
-    thread.start()
-    yield kept, f"http://127.0.0.1:{stand_in.server_port}"
-    stand_in.shutdown()
-    thread.join()
-    stand_in.server_close()
+    with serving(kept) as address:
+        yield kept, address
 
 
 def facts(*neurons: Neuron) -> Callable[[], ChainFacts]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from miner.commands.improve import Improve
 from miner.settings import Settings, UsageError, env_example, parse, variables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,3 +105,13 @@ def test_every_line_of_the_example_file_is_accepted_when_uncommented() -> None:
     Path(".env").write_text("\n".join(lines))
     assert parse(Settings, []) == Settings()
     assert len(lines) == len(variables(Settings))
+
+
+def test_help_of_a_command_names_its_own_flags_and_points_to_those_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(Improve, ["--help"])
+    said = capsys.readouterr().out
+    assert "--margin" in said
+    assert "--axon-port" not in said
+    assert "run_miner.sh serve --help" in said
+    assert parse(Improve, ["--axon-port", "8092"]).axon_port == 8092
