@@ -112,6 +112,12 @@ class Worker:
         return self._child is not None and self._child.alive
 
     @property
+    def ready(self) -> bool:
+        """Whether all models that were loaded answer; not while the process is being replaced."""
+        with self._lock:
+            return self.alive and self._ready >= self._devices.keys()
+
+    @property
     def pid(self) -> int | None:
         """The process's id, None while there is none."""
         return self._child.process.pid if self.alive and self._child else None

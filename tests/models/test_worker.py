@@ -383,6 +383,7 @@ if __name__ == "__main__":
 def test_a_model_that_can_never_answer_again_is_replaced_with_its_process(worker: Worker) -> None:
     model, other = remote(worker, "lost"), remote(worker, "mean")
     before = worker.pid
+    assert worker.ready
     with pytest.raises(ModelCrashed, match="the engine is dead"):
         model.assess([frame(0)])
     assert until_back(other)[0].evidence["pid"] != before
