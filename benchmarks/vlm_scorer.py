@@ -10,26 +10,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
-from models.cuda_graphs import Graphs, record
+from models import catalog
+from models.base import Frame
 from models.fp8 import quantise, supported
+from models.vlm import checkpoint
 from models.vlm.grids import GRIDS, Grid
 from models.vlm.qwen3_vl import Float8Matrix, Matrix, Qwen3VL
+from models.vlm.scorer import Float8Scorer, Scorer
 
 PREFIX, SUFFIX = (
     110,
     6,
 )  # tokens before the picture and after it: an instruction with a question, the answer's beginning
 YES, NO = (9454, 7414, 14004), (2308, 2152, 2753)  # any rows of the head cost the same
+SHARD = 4e9  # bytes of a file
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SQUARE = GRIDS[0][0]
 TEXT = {
@@ -69,6 +77,7 @@ class RandomTensors:
         with torch.device("meta"):
             self._shapes = {k: v.shape for k, v in Qwen3VLForConditionalGeneration(config).state_dict().items()}
         self._device, self._dtype = device, dtype
+        self.names = list(self._shapes)
 
     def __contains__(self, name: str) -> bool:
         return name in self._shapes
@@ -221,27 +230,106 @@ def built(size: str, precision: str, tensors: Any, config: Any) -> tuple[Qwen3VL
     return model, prefix, torch.tensor([PREFIX], dtype=torch.int32, device=kept.device)
 
 
-def speed(report: Report, name: str, device: str, batches: Sequence[int], profile: bool) -> None:
-    """Batch by batch, one grid: milliseconds of the card, pictures per second, memory, seconds to record."""
+def speed(report: Report, name: str, folders: Path, batches: Sequence[int], profile: bool) -> None:
+    """The scorer itself, batch by batch: the card's time of a batch, and the whole way from pixels to log-odds."""
     size, _, precision = name.partition("-")
+    directory = folder(size, folders)
     config = configuration(size)
+    torch.cuda.reset_peak_memory_stats()
+    with random_weights(config):
+        scorer = asked_briefly(Float8Scorer if precision == "fp8" else Scorer, directory)
+        started = time.perf_counter()
+        scorer.load("cuda")
+    loaded = time.perf_counter()
+    replays = scorer._forward(SQUARE)
+    recorded = time.perf_counter()
+    report.row(
+        model=name, load_s=round(loaded - started, 1), first_grid_s=round(recorded - loaded, 1), reserved_gb=_reserved()
+    )
+    chats, rng = scorer.prompt.chats, np.random.default_rng(0)
+    for batch in batches:
+        replay = replays._graphs[batch][0]
+        report.row(model=name, what="graph", **rates(timed(replay, 200 if batch == 1 else 12), batch))
+        if profile and batch in (1, batches[-1]):
+            kernels(report, name, batch, replay)
+    for batch in (batches[0], batches[-1]):
+        frames = [Frame.of(rng.integers(0, 255, (224, 224, 3), np.uint8)) for _ in range(batch)]
+        walls = [_wall(partial(scorer.answers, frames, chats)) for _ in range(220 if batch == 1 else 15)]
+        report.row(model=name, what="pixels to log-odds", **rates(np.array(walls[3:]), batch))
+    scorer.close()
+
+
+@contextmanager
+def random_weights(config: Any) -> Iterator[None]:
+    """Within it, a checkpoint of any directory is random."""
+    real = checkpoint.Checkpoint
+    checkpoint.Checkpoint = lambda _, device, dtype: RandomTensors(config, device, dtype)  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        checkpoint.Checkpoint = real  # type: ignore[misc]
+
+
+def asked_briefly(kind: type[Scorer], directory: Path) -> Scorer:
+    """A scorer whose prompt is, in the small tokenizer's many tokens, as long as ours is in Qwen's."""
+    scorer = kind(catalog.find("qwen3-vl-4b-scorer"), directory)
+    brief = "Road work: cones, barriers, machines."
+    scorer.prompt = scorer.prompt.model_copy(update={"system": "", "instruction": brief})
+    return scorer
+
+
+def folder(size: str, folders: Path) -> Path:
+    """Everything of a checkpoint but its weights; the same for all who are measured."""
+    directory = folders / size
+    if not directory.exists():
+        sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "adapters"))
+        import tiny  # the tests' tokenizer: there is no hub where this runs
+
+        processor, config = tiny.qwen_processor(), configuration(size)
+        token = dict(zip(tiny.QWEN_SPECIAL, processor.tokenizer.convert_tokens_to_ids(tiny.QWEN_SPECIAL), strict=True))
+        config.architectures = ["Qwen3VLForConditionalGeneration"]
+        config.image_token_id, config.video_token_id = token["<|image_pad|>"], token["<|video_pad|>"]
+        config.vision_start_token_id, config.vision_end_token_id = token["<|vision_start|>"], token["<|vision_end|>"]
+        config.save_pretrained(directory)
+        processor.save_pretrained(directory)
+    return directory
+
+
+def write(tensors: RandomTensors, directory: Path) -> None:
+    """All of them as safetensors, in shards as the hub's are."""
+    places: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    for number, name in enumerate(tensors.names, 1):
+        shard[name] = tensors.tensor(name).cpu()
+        if sum(each.nbytes for each in shard.values()) > SHARD or number == len(tensors.names):
+            file = f"model-{number:05d}.safetensors"
+            save_file(shard, directory / file)
+            places |= dict.fromkeys(shard, file)
+            shard = {}
+    (directory / checkpoint.INDEX).write_text(json.dumps({"weight_map": places}))
+
+
+def start_up(report: Report, name: str, folders: Path) -> None:
+    """From safetensors to ready, every grid and batch recorded."""
+    size, _, precision = name.partition("-")
+    directory, config = folder(size, folders), configuration(size)
+    write(RandomTensors(config, "cuda", torch.bfloat16), directory)
+    torch.cuda.empty_cache()
+    scorer = asked_briefly(Float8Scorer if precision == "fp8" else Scorer, directory)
     started = time.perf_counter()
-    with torch.inference_mode():
-        model, prefix, lengths = built(size, precision, RandomTensors(config, device, torch.bfloat16), config)
-        made = time.perf_counter() - started
-        example = random_pictures(1, SQUARE, device)
-        recorder = record if device == "cuda" else lambda run, pool: (run, run())
-        forward = partial(model.log_odds, grid=SQUARE, prefix=prefix, lengths=lengths)
-        graphs = Graphs(forward, example, sizes=batches, record=recorder)
-        report.row(
-            model=name, built_s=round(made, 1), recorded_s=round(graphs.cost.seconds, 1), reserved_gb=_reserved()
-        )
-        for batch in batches:
-            replay = graphs._graphs[batch][0]
-            ms = timed(replay, 100 if batch == 1 else 12)
-            report.row(model=name, **rates(ms, batch))
-            if profile and batch in (1, batches[-1]):
-                kernels(report, name, batch, replay)
+    scorer.load("cuda")
+    loaded = time.perf_counter()
+    scorer.warm_up()
+    report.row(
+        start_up=name,
+        files_gb=round(sum(path.stat().st_size for path in directory.glob("*.safetensors")) / 1e9, 1),
+        load_s=round(loaded - started, 1),
+        record_s=round(time.perf_counter() - loaded, 1),
+        reserved_gb=_reserved(),
+    )
+    scorer.close()
+    for path in directory.glob("*.safetensors*"):
+        path.unlink()
 
 
 def _reserved() -> float:
@@ -280,6 +368,7 @@ def equality(report: Report, size: str, device: str) -> None:
                 answers[kind, str(grid)] = model.log_odds(pictures, grid, prefix, lengths)[:, 0]
             answers["library bf16", str(grid)] = by_library(library, pictures, grid)
         library.float()
+        stages(report, size, ours["bf16"][0], library, device)
         for level in GRIDS:
             grid = level[0]
             exact = by_library(library, random_pictures(4, grid, device), grid)
@@ -293,17 +382,40 @@ def equality(report: Report, size: str, device: str) -> None:
             )
 
 
+def stages(report: Report, size: str, model: Qwen3VL, library: Any, device: str) -> None:
+    """How far apart the parts are from the library's in 32 bits, relative to their size."""
+    pictures = random_pictures(4, SQUARE, device)
+    grid = torch.tensor([[1, SQUARE.rows * 2, SQUARE.columns * 2]] * 4, device=device)
+    seen = library.model.visual(as_patches(pictures, SQUARE).to(library.dtype), grid_thw=grid)
+    tokens, deep = model.vision(pictures, SQUARE)
+    parts = {"vision": (tokens, seen.pooler_output)}
+    parts |= {f"deepstack {n}": pair for n, pair in enumerate(zip(deep, seen.deepstack_features, strict=True))}
+    ids = torch.arange(1000, 1000 + PREFIX, device=device)[None]
+    kept = library(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    values = model.prefill(ids[0].tolist())[:, 1]  # of keys, only differences of positions are the same
+    parts |= {
+        f"values of layer {n}": (values[n], kept.layers[n].values[0].transpose(0, 1)) for n in (0, 1, len(values) - 1)
+    }
+    apart = {name: round(float((a.float() - b).norm() / b.norm()), 5) for name, (a, b) in parts.items()}
+    report.row(stages=size, relative_error=apart)
+
+
+def as_patches(pictures: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """What the library's processor makes of pictures that fit a grid already."""
+    values = (pictures / 127.5 - 1).view(len(pictures), 3, grid.rows, 2, 16, grid.columns, 2, 16)
+    patches = values.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, 2, -1, -1)
+    return patches.reshape(-1, 3 * 2 * 16 * 16)
+
+
 def by_library(model: Any, pictures: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The library's own answer, eager: natural log-odds of yes."""
     config, count = model.config, len(pictures)
     image = [config.image_token_id] * grid.tokens
     ids = torch.tensor([[*range(1000, 1000 + PREFIX), *image, *range(100, 100 + SUFFIX)]] * count)
     ids = ids.to(pictures.device)
-    values = (pictures / 127.5 - 1).view(count, 3, grid.rows, 2, 16, grid.columns, 2, 16)
-    patches = values.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, 2, -1, -1)
     logits = model(
         input_ids=ids,
-        pixel_values=patches.reshape(-1, 3 * 2 * 16 * 16).to(model.dtype),
+        pixel_values=as_patches(pictures, grid).to(model.dtype),
         image_grid_thw=torch.tensor([[1, grid.rows * 2, grid.columns * 2]] * count, device=ids.device),
         mm_token_type_ids=(ids == config.image_token_id).int(),
         logits_to_keep=1,
@@ -334,10 +446,13 @@ def main() -> None:
     parser.add_argument("--equal", default="", help="compare this size with the library")
     parser.add_argument("--products", nargs="*", default=[], help="single products of these sizes")
     parser.add_argument("--eager", default="", help="measure the library at this size")
+    parser.add_argument("--start-up", default="", help="write this model to memory's file system and start from it")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     report = Report(options.out)
+    shared = Path("/dev/shm")
+    folders = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
     card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     report.row(device=card, torch=torch.__version__)
     report.attempt("limits", lambda: limits(report, device))
@@ -346,7 +461,9 @@ def main() -> None:
     if options.equal:
         report.attempt("equality", lambda: equality(report, options.equal, device))
     for name in options.models:
-        report.attempt(name, partial(speed, report, name, device, options.batches, options.profile))
+        report.attempt(name, partial(speed, report, name, folders, options.batches, options.profile))
+    if options.start_up:
+        report.attempt("start-up", lambda: start_up(report, options.start_up, folders))
     if options.eager:
         report.attempt("eager", lambda: eager(report, options.eager, device, (1, 64)))
 

@@ -131,6 +131,8 @@ def rotate(
 ) -> None:
     tokens, stride = qkv.shape
     size = stride // (heads + 2 * keys)
+    if not (qkv.is_contiguous() and cos.is_contiguous() and sin.is_contiguous()):
+        raise ValueError("expected contiguous qkv and tables")
     query, key, eps = norms or (cos, cos, 0.0)
     block = 8
     _rotate[(tokens, triton.cdiv(heads + keys, block))](

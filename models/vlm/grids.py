@@ -101,4 +101,4 @@ def text_angles(positions: torch.Tensor, rope: dict[str, Any], head: int) -> tor
     axis = torch.zeros(head // 2, dtype=torch.long)
     for dimension in (1, 2):
         axis[dimension : rope["mrope_section"][dimension] * 3 : 3] = dimension
-    return positions[axis].T * frequencies
+    return (positions[axis].T * frequencies).contiguous()  # kernels read it row by row

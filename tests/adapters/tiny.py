@@ -435,8 +435,8 @@ def qwen_tokenizer() -> Any:
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=512, initial_alphabet=sorted(alphabet), show_progress=False)
-    answers = ["Yes", "No", "yes", "no", "YES", "NO"]
-    inner.train_from_iterator([" ".join(sentences()), *(answers + [" " + word for word in answers]) * 50], trainer)
+    whole = ["Yes", "No", "yes", "no", "YES", "NO", " Yes", " No", " yes", " no", "system", "user", "assistant"]
+    inner.train_from_iterator([" ".join(sentences()), *whole * 50], trainer)
     made = tf.PreTrainedTokenizerFast(
         tokenizer_object=inner,
         eos_token="<|im_end|>",
@@ -489,10 +489,15 @@ def tiny_qwen3_vl(directory: Path, tie: bool = True) -> None:
         if parameter.dim() == 1:
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
     model.save_pretrained(directory)
+    qwen_processor().save_pretrained(directory)
+
+
+def qwen_processor() -> Any:
+    """Qwen3-VL's own preprocessing, with the small tokenizer."""
     side = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     pictures = tf.Qwen2VLImageProcessor(size={"shortest_edge": 65536, "longest_edge": 16777216}, **side)
     videos = tf.Qwen3VLVideoProcessor(**side)
-    tf.Qwen3VLProcessor(pictures, words, videos, chat_template=QWEN_TEMPLATE).save_pretrained(directory)
+    return tf.Qwen3VLProcessor(pictures, qwen_tokenizer(), videos, chat_template=QWEN_TEMPLATE)
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
