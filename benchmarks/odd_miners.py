@@ -15,8 +15,7 @@ from bittensor_wallet import Keypair
 
 import neurons.miner
 from cascade.engine import Engine
-from cascade.profile import Profile
-from miner.assembly import fresh_model
+from miner.assembly import Parts
 from miner.chain import MemoryChain, mock_chain
 from miner.settings import Settings
 from models.base import Frame, ModelSpec
@@ -82,8 +81,8 @@ def slow_answering() -> None:
 
 
 def _with_signs(make: Callable[[], Any]) -> None:
-    def engine(settings: Settings, profile: Profile) -> Engine:
-        return Engine(profile, {"embedded": fresh_model("embedded"), "sign-reading": make()})
+    def engine(settings: Settings, parts: Parts) -> Engine:
+        return Engine(parts.chosen.profile, {**parts.models(), "sign-reading": make()})
 
     neurons.miner.make_engine = engine
 
