@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from cascade.profile import Profile
-from miner import __version__, systemd
+from miner import __version__, heap, systemd
 from miner.assembly import Chosen, Parts, in_force, make_engine, own, revision
 from miner.axon import Axon, Limits, Server, verify_signature
 from miner.chain import ChainError, open_chain, own_address, register_command
@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 2.0  # between two looks at which version is in force
 DRIFT_SECONDS = 900.0
+TIDY_SECONDS = 30.0
 DRAIN_SECONDS = 9.0  # a validator waits no longer, and systemd and Docker kill after 10
 
 
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = parse(Settings, sys.argv[1:] if arguments is None else arguments)
         setup_logging(settings.log_level, settings.log_format)
+        heap.few_heaps()
         return uvloop.run(Miner(settings).run())
     except (UsageError, WalletError, ChainError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -96,10 +98,9 @@ class Miner:
             self.server = await self._start_axon(stack)
             self.metrics.ready.set_function(lambda: float(self.readiness().ready))
             await self._start_health(stack)
-            loading = asyncio.create_task(self._load())
-            stack.callback(loading.cancel)
-            following = asyncio.create_task(self._follow())
-            stack.callback(following.cancel)
+            loading, *rest = (asyncio.create_task(work) for work in (self._load(), self._follow(), self._tidy()))
+            for task in (loading, *rest):
+                stack.callback(task.cancel)
             await self._start_watch(stack)
             log.info("%s serves subnet %d on port %d", self.address, self.settings.subnet, self.server.port)
             await self._until_stopped(loading)
@@ -316,6 +317,12 @@ class Miner:
         log.error("%s is refused, the old one stays: %s", f"version {version}" if version else "the profile", error)
         if version:
             self.versions.unusable(version, str(error))
+
+    async def _tidy(self) -> None:
+        """Give back the memory that pictures took for a moment."""
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            await asyncio.to_thread(heap.give_back)
 
     async def _follow(self) -> None:
         """Take up what `improve` promotes, stages or rolls back beside us, and look for drift now and then."""
