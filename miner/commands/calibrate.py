@@ -1,4 +1,4 @@
-"""`calibrate`: weights, calibration and exit band of a profile, learned from labelled pictures or traces."""
+"""`calibrate`: weights, calibration and exit band of a profile, from labelled pictures, traces or the journal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from cascade.worth import Fitted, TierCheck, check, fit_profile
 from miner.assembly import profile_of, running_engine
 from miner.calibration_report import MEASURES, gain, interval, page
 from miner.charts import columns
+from miner.journal_schema import JournalError
+from miner.journal_views import Views
 from miner.recording import read_traces, record
 from miner.settings import Settings, UsageError, parse
 from models.data.labelled import read_folder
@@ -32,6 +35,7 @@ class Calibrate(Settings):
 
     images: Path | None = Field(None, description="Labelled pictures: <source>/<roadwork|clear>/*.jpg below it.")
     traces: Path | None = Field(None, description="Or labelled trace lines, recorded before.")
+    from_journal: bool = Field(False, description="Or the labelled pictures of this miner's own journal.")
     record: Path | None = Field(None, description="Keep the opinions taken from --images in this trace file.")
     out: Path | None = Field(None, description="Where the fit goes. Default: beside the profile, where it is used.")
     report: Path | None = Field(None, description="HTML page with reliability and routing. Default: beside the fit.")
@@ -45,10 +49,10 @@ class Calibrate(Settings):
 
 def main(arguments: Sequence[str]) -> int:
     settings = parse(Calibrate, arguments)
-    if (settings.images is None) == (settings.traces is None):
-        raise UsageError("expected either --images DIR or --traces FILE")
+    if [settings.images is not None, settings.traces is not None, settings.from_journal].count(True) != 1:
+        raise UsageError("expected one of --images DIR, --traces FILE and --from-journal")
     profile = profile_of(settings)
-    records = read_traces(settings.traces) if settings.traces else asyncio.run(_recorded(settings, profile))
+    records = _records(settings, profile)
     try:
         if settings.check:
             return _say_checks(check(records, profile, max_lost_mcc=settings.max_lost_mcc), settings.as_json)
@@ -64,6 +68,18 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise UsageError(f"{error.filename or out}: {error.strerror}; name another place with --out") from None
     return _say_fit(fitted, out, report, settings.as_json)
+
+
+def _records(settings: Calibrate, profile: Profile) -> list[Record]:
+    if settings.traces:
+        return read_traces(settings.traces)
+    if settings.images:
+        return asyncio.run(_recorded(settings, profile))
+    try:
+        with closing(Views(settings.state / "journal")) as views:
+            return [example.record for example in views.labelled() if example.representative]
+    except JournalError as error:
+        raise UsageError(str(error)) from None
 
 
 async def _recorded(settings: Calibrate, profile: Profile) -> list[Record]:

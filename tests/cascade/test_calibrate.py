@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from cascade_helpers import study_records
 
@@ -15,6 +16,10 @@ from cascade.trace import write
 from miner import charts
 from miner.calibration_report import MOST_POINTS
 from miner.cli import main
+from miner.journal import Keep
+from miner.settings import Settings
+from models.base import Opinion
+from tests.journal.making import answered, journal, sha, verdict
 
 PROFILE = """name = "own"
 band = [0.1, 0.9]
@@ -94,9 +99,29 @@ def test_a_place_that_cannot_be_written_is_named(folder: Path, capsys: pytest.Ca
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_both_or_no_sources_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_or_no_sources_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate(folder, "--images", str(folder)) == 2
-    assert "either --images DIR or --traces FILE" in capsys.readouterr().err
+    assert calibrate(folder, "--from-journal") == 2
+    assert capsys.readouterr().err.count("one of --images DIR, --traces FILE and --from-journal") == 2
+
+
+def test_from_the_journal_all_but_pictures_labelled_for_being_hard(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fifty pictures that the testnet labelled, and one more that a reviewer did."""
+    state = ["--state-dir", str(folder / "state"), "--profile", str(folder / "own.toml")]
+    kept = journal(Settings(state_dir=folder / "state").state / "journal", keep=Keep(share=0.0))
+    rng = np.random.default_rng(0)
+    for seed in range(51):
+        label = seed % 2
+        said = tuple(Opinion(key, float(rng.normal(2.0 * label - 1.0)), 10.0) for key in ("a", "b"))
+        kept(answered(seed, verdict(0.6, opinions=said), label=label if seed < 50 else -1))
+    kept.label(sha(50), 1, "human", 1.0)
+    kept.close()
+    assert main(["calibrate", "--from-journal", *state]) == 0
+    assert "own: 50 pictures" in capsys.readouterr().out
+    assert main(["calibrate", "--from-journal", "--state-dir", str(folder / "nothing")]) == 2
+    assert "no journal at" in capsys.readouterr().err
 
 
 def test_too_few_labels_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
