@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cascade.calibration import Array
 from cascade.trace import Record, write
 from cascade.verdict import Source, Stop, Verdict
 from models.base import Frame, Model, Opinion
@@ -36,7 +38,7 @@ from models.embedded.model import Embedded
 
 WIRE = (224, 224)
 LEVELS = ("level0", "level1", "level2", "level3")
-SQUARES = ("left", "centre", "right")
+SQUARES = ("left", "right")
 
 
 def cost(model: Model, size: tuple[int, int], repeats: int = 9) -> float:
@@ -59,8 +61,8 @@ def records(opinions: Mapping[str, Any], signs: Mapping[str, Mapping[str, float]
     native = (512, 320)  # about what the pictures have
     milliseconds = {size: (cost(first, size), cost(closer, size)) for size in (WIRE, native)}
     print(f"milliseconds of (embedded, closer-look) by size: {milliseconds}", file=sys.stderr)
-    slope, shift = opinions["calibration"]["slope"], opinions["calibration"]["shift"]
-    said = {kind: slope * (np.array(logits) - shift) for kind, logits in opinions["logits"].items()}
+    said = log_odds(opinions)
+    when = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     for i, path in enumerate(opinions["path"]):
         size = opinions["width"][i], opinions["height"][i]
         for kind in ("native", *(level for level in LEVELS if level in said)):
@@ -75,10 +77,18 @@ def records(opinions: Mapping[str, Any], signs: Mapping[str, Mapping[str, float]
             if kind == "native" and path in signs:
                 found.append(Opinion("sign-reading", signs[path]["logit"], signs[path]["cpu_ms"]))
             verdict = Verdict(0.5, (0.0, 1.0), tuple(found), (), (), Stop.LAST_TIER, Source.CASCADE, False, 0.0)
-            digest = hashlib.sha256(f"{path} {kind}".encode()).hexdigest()  # stands for the picture, which stays away
+            digest = hashlib.sha256(f"{opinions['sha256'][i]} {kind}".encode()).hexdigest()
             shown = size if kind == "native" else WIRE
-            label, group = opinions["label"][i], opinions["group"][i]
-            yield Record(f"{opinions['date']}T00:00:00.000Z", digest, *shown, verdict, label, group)
+            yield Record(when, digest, *shown, verdict, opinions["label"][i], opinions["group"][i])
+
+
+def log_odds(opinions: Mapping[str, Any]) -> dict[str, Array]:
+    """By kind of view, after the calibration that ships for it."""
+    found = {}
+    for kind, logits in opinions["logits"].items():
+        calibration = opinions["calibrations"]["wire" if kind.startswith("level") else "native"]
+        found[kind] = calibration["slope"] * (np.array(logits) - calibration["shift"])
+    return found
 
 
 def main() -> int:
@@ -105,7 +115,7 @@ def main() -> int:
 def streets(opinions: Mapping[str, Any]) -> dict[str, Any]:
     """The opinions without the sources that are unlike what validators send."""
     rows = [i for i, source in enumerate(opinions["source"]) if source not in opinions["unlike"]]
-    columns = ("path", "source", "group", "label", "width", "height")
+    columns = ("path", "sha256", "source", "group", "label", "width", "height")
     kept = {name: [opinions[name][i] for i in rows] for name in columns}
     logits = {kind: [values[i] for i in rows] for kind, values in opinions["logits"].items()}
     return {**opinions, **kept, "logits": logits}

@@ -1,9 +1,9 @@
-"""A closer look: the shipped network again, on overlapping squares of the picture and on its mirror image.
+"""A closer look: the shipped network again, on the squares at both ends of the picture and on its mirror image.
 
 One pass sees a wide picture small, and a cone at its edge hardly at all. The squares show each part by itself, and the
 mirror image is a second opinion on the whole; the look that sees most road work is believed (chosen by measurement,
-`docs/results/cascade-2026-11-24.md`). Four looks take four times as long as the first pass, so this is asked only where
-that pass left doubt. How much its answer weighs beside the first is fitted (`cascade/profiles/embedded.fit.json`).
+`docs/results/cascade-2026-11-24.md`). Three looks take up to three times as long as the first pass, so this is asked
+only where that pass left doubt. How much it weighs beside the first is fitted (`cascade/profiles/embedded.fit.json`).
 """
 
 from __future__ import annotations
@@ -51,12 +51,11 @@ class Closer:
 
 
 def views(frame: Frame) -> list[Frame]:
-    """The mirror image, and of a picture that is not nearly square the squares at both ends and in the middle."""
+    """The mirror image, and of a picture that is not nearly square the squares at both ends."""
     height, width = frame.pixels.shape[:2]
     side = min(height, width)
     found = [frame.pixels[:, ::-1]]
     if max(height, width) >= WIDE * side:
-        for where in (0.0, 0.5, 1.0):
-            top, left = round((height - side) * where), round((width - side) * where)
+        for top, left in ((0, 0), (height - side, width - side)):
             found.append(frame.pixels[top : top + side, left : left + side])
     return [Frame(pixels, frame.sha256) for pixels in found]
