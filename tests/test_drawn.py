@@ -86,6 +86,11 @@ def test_a_zone_hidden_behind_a_lorry_does_not_count():
     assert drawn._visible_share([], [], camera, light) == 0.0
 
 
+def test_a_crew_finds_room_on_a_strip_narrower_than_its_margins():
+    crew = drawn._crew(np.random.default_rng(0), 2.0, 1.5, 8.0, 22.0)
+    assert {thing.where["x"] for thing in crew} == {2.0}
+
+
 def test_signs_are_printed_where_they_are_large_enough_to_read():
     def print_of(z):
         camera = Camera(1280, 720, 1000.0, 340.0, 1.5)

@@ -9,6 +9,8 @@ from dataclasses import fields
 from miner.axon import Limits
 from miner.gate import Rules
 from miner.replay import Replay
+from tests.edge.cases import attackers, golden
+from tests.test_axon import STOCK
 
 HERE = pathlib.Path(__file__).parent
 TEXT = (HERE.parent / "SECURITY.md").read_text()
@@ -38,3 +40,10 @@ def test_the_limits_are_those_in_force() -> None:
 
 def test_no_limit_is_without_bound() -> None:
     assert all(0 < getattr(Limits(), field.name) < 2**25 for field in fields(Limits))
+
+
+def test_the_generated_list_has_every_recorded_case_and_every_kind_of_attacker() -> None:
+    cases, rows = "\n".join(golden()), "\n".join(attackers())
+    assert all(f"| {name} |" in cases for name in STOCK["cases"])
+    assert all(f"| ({letter}) " in rows for letter in "abcd")
+    assert set(re.findall(r"test_\w+\.py::test_\w+", rows)) == set(re.findall(r"test_\w+\.py::test_\w+", TEXT))

@@ -374,7 +374,8 @@ def _sign(rng: Rng, x: float, z: float) -> Thing:
 def _crew(rng: Rng, left: float, right: float, near: float, far: float, most: int = 4) -> list[Thing]:
     things: list[Thing] = []
     for _ in range(int(rng.integers(1, most + 1))):
-        x, z = float(rng.uniform(left, right)), float(rng.uniform(near, far))
+        # A strip may be narrower than the margins that were taken off it: they stand at its edge then.
+        x, z = float(rng.uniform(left, max(left, right))), float(rng.uniform(near, far))
         things.append(_at(rng, props.person, x, z, worker=True))
     return things
 
