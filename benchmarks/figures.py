@@ -350,7 +350,7 @@ async def fifty_sigterms(times: int = 50) -> Found:
     for number in range(times):
         async with serving() as (running, client):
             asking = [asyncio.ensure_future(without_pause(client, index)) for index in range(8)]
-            await asyncio.sleep(random.Random(number).uniform(0.5, 1.0))
+            await asyncio.sleep(random.Random(number).uniform(1.0, 2.0))
             told = time.monotonic()
             running.process.terminate()
             exits[await asyncio.to_thread(running.process.wait, 30)] += 1

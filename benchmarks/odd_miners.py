@@ -17,7 +17,6 @@ import neurons.miner
 from cascade.engine import Engine
 from miner.assembly import Parts
 from miner.chain import MemoryChain, mock_chain
-from miner.settings import Settings
 from models.base import Frame, ModelSpec
 from models.fake import Fake, slow
 from models.worker import Remote, Worker
@@ -81,7 +80,7 @@ def slow_answering() -> None:
 
 
 def _with_signs(make: Callable[[], Any]) -> None:
-    def engine(settings: Settings, parts: Parts) -> Engine:
+    def engine(parts: Parts) -> Engine:
         return Engine(parts.chosen.profile, {**parts.models(), "sign-reading": make()})
 
     neurons.miner.make_engine = engine
