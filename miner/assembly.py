@@ -59,8 +59,11 @@ def own(settings: Settings) -> Chosen:
 def in_force(settings: Settings) -> Chosen:
     """The version that `improve` promoted, else the own profile. Raises UsageError, ProfileError and ModelError for a
     version that cannot be used, before anything of it is served."""
-    versions = Versions(settings.state / "versions")
-    mine, version = own(settings), versions.current()
+    mine, directory = own(settings), settings.state / "versions"
+    if not directory.is_dir():
+        return mine
+    versions = Versions(directory)
+    version = versions.current()
     if not version:
         return mine
     return Chosen(versions.read(version, mine.profile).profile, versions.directory / version, version)

@@ -20,7 +20,7 @@ COMMANDS = {
     "calibrate": "Fit a profile's weights, calibration and exit band on labelled pictures; --check its tiers.",
     "replay": "Decide recorded opinions again under other profiles, without any model.",
     "journal": "What was asked and answered: stats, export as a data set, labels from elsewhere.",
-    "improve": "Learn from labelled traffic behind a gate; improve promote, rollback, audit.",
+    "improve": "Learn from labelled traffic behind a gate; improve shadow, promote, rollback, audit.",
     "doctor": "Check this machine, the settings, the wallet and the chain; say what to mend.",
     "cost": "What serving costs by the hour and the month, and what it would have to earn.",
     "register": "From a hotkey to a registered miner, step by step; nothing is signed unasked.",

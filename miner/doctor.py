@@ -28,14 +28,15 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from cascade.profile import ProfileError, load
+from miner.assembly import LEARNED, in_force
 from miner.chain import ChainError, ChainUnreadable, Description, open_chain, register_command
 from miner.gpu import GB, Card, NoCards
 from miner.gpu import cards as driver_cards
 from miner.metagraph import Neuron, Snapshot
-from miner.settings import Settings
+from miner.settings import Settings, UsageError
 from miner.wallet import hotkey_file
 from models import planner
-from models.base import BadWeights
+from models.base import BadWeights, ModelError
 from models.catalog import Entry, entries
 from models.weights import locate
 
@@ -248,14 +249,18 @@ def clock(world: World) -> Said:
 
 def profile(world: World) -> Said:
     try:
-        chosen = load(world.settings.profile)
-    except ProfileError as error:
-        return fail(str(error), "see docs/tuning.md for the profiles that ship")
-    strange = sorted({member.model for member in chosen.members} - set(entries()))
+        served = in_force(world.settings)
+    except (UsageError, ProfileError) as error:
+        return fail(str(error), "see docs/tuning.md for the profiles that ship; ./run_miner.sh improve rollback")
+    except ModelError as error:
+        return fail(str(error), "./run_miner.sh improve rollback")
+    chosen = served.profile
+    strange = sorted({member.model for member in chosen.members} - set(entries()) - set(LEARNED))
     if strange:
         return fail(f"{chosen.name}: no such model: {', '.join(strange)}", "models/catalog.toml lists the known ones")
     fitted = f"fitted {chosen.fit.date[:10]} on {chosen.fit.n} pictures" if chosen.fit else "default weights and band"
-    return ok(f"{chosen.name}: {len(chosen.tiers)} tiers, {len(chosen.members)} models, {fitted}")
+    number = f", version {served.version} of improve" if served.version else ""
+    return ok(f"{chosen.name}{number}: {len(chosen.tiers)} tiers, {len(chosen.members)} models, {fitted}")
 
 
 def weights(world: World) -> Said:

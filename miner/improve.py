@@ -15,9 +15,10 @@ traffic would learn to distrust everybody, and in simulation did. Head and memor
 of the version that is judged: in simulation a memory that took labels past the gate made the miner worse.
 
 "Not worse at 95 %" means that the lower end of the one-sided 95 % interval of the MCC's difference (paired bootstrap,
-groups kept whole) is at least -margin on both. With margin 0 hardly anything would ever pass: on a gate set full of
-last year's pictures an honest candidate moves a little both ways. So that many small losses cannot add up, the gate
-set also compares with the best version that ever was in force. Labels that look wrong are left in: they are for the
+groups kept whole) over both sets together is at least -margin. On each alone the difference itself has to be: a hundred
+labels cannot rule out a loss of 0.02 by themselves, and a gate that asked them to, in half a year of real pictures, let
+hardly anything pass that would have helped. So that many small losses cannot add up, the gate set also compares with
+the best version that ever was in force. Labels that look wrong are left in: they are for the
 review page's second look, since leaving out what the model doubts would keep it from ever learning a new sign.
 """
 
@@ -318,12 +319,14 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Why a candidate passes (`reasons` empty) or not. anchor: against the best version that ever was in force."""
+    """Why a candidate passes (`reasons` empty) or not. both: on gate set and week together. anchor: on the gate set,
+    against the best version that ever was in force."""
 
     gate: Comparison | None
     week: Comparison | None
     anchor: Comparison | None
     reasons: tuple[str, ...]
+    both: Comparison | None = None
 
     @property
     def passed(self) -> bool:
@@ -333,23 +336,31 @@ class Judgement:
 def judge(data: Data, live: Candidate, candidate: Candidate, best: Candidate | None, margin: float) -> Judgement:
     """Hold `candidate` against the version in force, and on the gate set against the best one so far."""
     reasons: list[str] = []
-    found: dict[str, Comparison | None] = {}
+    found: dict[str, Comparison | None] = {"gate": None, "week": None, "anchor": None, "both": None}
     for name, examples, other in (("gate", data.gate, live), ("week", data.week, live), ("anchor", data.gate, best)):
-        found[name] = None
         if other is None:
             continue
-        labels = np.array([example.label for example in examples], dtype=np.int64)
-        if min(int(labels.sum()), len(labels) - int(labels.sum())) < LEAST:
-            reasons.append(f"{name}: expected {LEAST} pictures of each label, got {int(labels.sum())} of {len(labels)}")
+        roadwork = sum(example.label for example in examples)
+        if min(roadwork, len(examples) - roadwork) < LEAST:
+            reasons.append(f"{name}: expected {LEAST} pictures of each label, got {roadwork} of {len(examples)}")
             continue
-        groups = [example.record.group or example.record.sha256 for example in examples]
-        found[name] = it = compare(labels, other.probabilities(examples), candidate.probabilities(examples), groups)
+        found[name] = it = held_against(examples, other, candidate)
+        if it.gain < -margin:
+            reasons.append(f"{name}: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}")
+    if found["gate"] and found["week"]:
+        found["both"] = it = held_against((*data.gate, *data.week), live, candidate)
         if it.low < -margin:
-            reasons.append(f"{name}: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}, at 95 % as low as {it.low:+.3f}")
-    gains = [it.gain * it.n for name, it in found.items() if it and name != "anchor"]
-    if not reasons and sum(gains) <= 0.0:
-        reasons.append("nothing gained")
-    return Judgement(found["gate"], found["week"], found["anchor"], tuple(reasons))
+            reasons.append(f"together: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}, at 95 % as low as {it.low:+.3f}")
+        elif it.gain <= 0.0:
+            reasons.append("nothing gained")
+    return Judgement(found["gate"], found["week"], found["anchor"], tuple(reasons), found["both"])
+
+
+def held_against(examples: Sequence[Example], live: Candidate, candidate: Candidate) -> Comparison:
+    """The candidate against another version on the same pictures."""
+    labels = np.array([example.label for example in examples], dtype=np.int64)
+    groups = [example.record.group or example.record.sha256 for example in examples]
+    return compare(labels, live.probabilities(examples), candidate.probabilities(examples), groups)
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------

@@ -75,9 +75,9 @@ def test_commands_exist(page: Path) -> None:
 
 
 @cache
-def help_of(command: str) -> str:
+def help_of(*command: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "miner", command, "--help"],
+        [sys.executable, "-P", "-m", "miner", *command, "--help"],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "COLUMNS": "200"},
         capture_output=True,
@@ -95,7 +95,10 @@ def test_flags_exist(page: Path) -> None:
         if not words or words[0].startswith("-"):
             continue
         for flag in [word.partition("=")[0] for word in words[1:] if word.startswith("--")]:
-            known = help_of(words[0]) + help_of("serve")  # a command's own, and the flags of serve that it takes too
+            verbs = words[1:2] if words[0] in {"improve", "journal"} and not words[1].startswith("-") else []
+            known = help_of(words[0], *verbs) + help_of(
+                "serve"
+            )  # a command's own, and the flags of serve that it takes too
             assert re.search(rf"{flag}\b", known), f"{page.name}: {' '.join(words)}"
 
 

@@ -16,11 +16,13 @@ from urllib.error import HTTPError
 
 import pytest
 
+from cascade.profile import load
 from miner import doctor
 from miner.chain import ChainAway, ChainUnreadable, Description
 from miner.commands.doctor import main
 from miner.doctor import CHECKS, ChainFacts, Finding, Outcome, World, examine
 from miner.gpu import Card, NoCards
+from miner.improve import Candidate, Judgement, Versions
 from miner.metagraph import Neuron, Snapshot
 from miner.settings import Settings, parse
 
@@ -193,6 +195,17 @@ def test_a_profile_that_does_not_exist_lists_those_that_do(tmp_path: Path) -> No
     finding = look("profile", world(tmp_path, "--profile", "nonsense"))
     assert finding.verdict is Outcome.FAIL
     assert "embedded" in finding.figure
+
+
+def test_a_promoted_version_is_named_and_a_broken_one_comes_with_the_way_back(tmp_path: Path) -> None:
+    looked = world(tmp_path)
+    versions = Versions(looked.settings.state / "versions")
+    versions.promote(versions.write(Candidate(load("embedded"))), Judgement(None, None, None, ()))
+    assert "embedded, version 0001 of improve: 2 tiers" in look("profile", looked).figure
+    (versions.directory / "0001" / "embedded.toml").write_text("cut sho")
+    finding = look("profile", looked)
+    assert finding.verdict is Outcome.FAIL
+    assert "improve rollback" in finding.remedy
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`improve`: learn from the journal's labels behind a gate; `improve promote | rollback | audit`."""
+"""`improve`: learn from the journal's labels behind a gate; `improve shadow | promote | rollback | audit`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from miner.assembly import embedder_name, profile_of
@@ -34,11 +35,16 @@ log = logging.getLogger(__name__)
 
 
 class Improve(Settings):
-    """Refit on the journal's labels; promote only what is not worse on the frozen gate set and the newest week."""
+    """Learn from the journal's labels; promote only what is not worse on the frozen gate set and the newest week.
+
+    Also: improve shadow, improve promote, improve rollback, improve audit.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="run_miner.sh improve")
 
     base: Path | None = Field(None, description="Labelled trace lines to learn from too (calibrate --record).")
     days: float = Field(180, ge=0, description="Use labels of the last so many days; 0: all.")
-    steps: str = Field("refit", description="What to fit, in order, with commas: head, memory, refit.")
+    steps: str = Field("head,refit", description="What to fit, in order, with commas: head, memory, refit.")
     embedder: str = Field(embedder_name(), description="Name of the embeddings in the journal that are learned from.")
     margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
     keep: int = Field(5, ge=1, description="Versions that stay on disk.")
