@@ -419,11 +419,19 @@ async def sigterm_while_loading() -> Found:
                 codes[await asyncio.to_thread(running.process.wait, 60)] += 1
                 seconds.append(time.monotonic() - told)
                 await asyncio.sleep(0.2)
-                orphans += sum(os.path.exists(f"/proc/{pid}") for pid in started)  # noqa: ASYNC240
+                orphans += sum(map(runs, started))
     said = (
         f"exit codes {dict(codes)} within {max(seconds):.1f} s; {orphans} orphans (a worker was there {workers} times)"
     )
     return said, max(seconds) <= 5.0 and orphans == 0 and workers > 0 and set(codes) == {0}
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is at work; one that has ended and waits for its parent is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def until_listening(running: Running) -> None:

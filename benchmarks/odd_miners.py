@@ -17,6 +17,7 @@ import neurons.miner
 from cascade.engine import Engine
 from miner.assembly import Parts
 from miner.chain import MemoryChain, mock_chain
+from miner.cli import leave
 from models.base import Frame, ModelSpec
 from models.fake import Fake, slow
 from models.worker import Remote, Worker
@@ -102,4 +103,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

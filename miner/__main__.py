@@ -1,8 +1,6 @@
 """`python -m miner`: what run_miner.sh, pm2, systemd and Docker start."""
 
-import sys
-
-from miner.cli import main
+from miner.cli import leave, main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

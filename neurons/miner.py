@@ -29,6 +29,7 @@ from miner import __version__, heap, systemd
 from miner.assembly import Chosen, Parts, in_force, make_engine, own, revision
 from miner.axon import Axon, Limits, Server, verify_signature
 from miner.chain import ChainError, open_chain, own_address, register_command
+from miner.cli import leave
 from miner.dashboard import Dashboard, Recent, loopback
 from miner.decode import decode
 from miner.gate import Gate, Rules
@@ -348,4 +349,4 @@ def _hotkey(settings: Settings) -> Keypair:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,3 +41,10 @@ def test_a_foreign_package_of_our_name_is_refused(
     monkeypatch.syspath_prepend(str(tmp_path))
     assert cli.main(["doctor"]) == 2
     assert f"'models' comes from {foreign}" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_leaving_runs_the_exit_handlers_and_keeps_the_code() -> None:
+    """What a thread inside a native library makes of an ordinary end: `benchmarks.reliability --only 23`."""
+    code = "import atexit; from miner.cli import leave; atexit.register(print, 'handled'); print('said'); leave(3)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=cli.ROOT, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.split()) == (3, ["said", "handled"])
