@@ -66,7 +66,8 @@ class Profile(Part):
 
     prior: the probability that is answered when no model has an opinion. prevalence: share of road work where the
     answers are used (validators draw 50/50). band: (low, high); as long as the interval of the fused probability
-    touches it, the next tier is asked. fusion and quorum: see `cascade.fusion`.
+    touches it, the next tier is asked. fusion and quorum: see `cascade.fusion`. catalog: a file beside the profile that
+    says what its own models are; those of the project need none.
     """
 
     name: str = Field(min_length=1)
@@ -75,6 +76,7 @@ class Profile(Part):
     band: tuple[float, float]
     fusion: Method = "log-odds"
     quorum: float = Field(default=0.7, gt=0, le=1)
+    catalog: str = ""
     tiers: tuple[Tier, ...] = Field(min_length=1)
     second_question: SecondQuestion | None = None
     fit: Fit | None = None
@@ -139,6 +141,8 @@ def load(path_or_name: str | Path) -> Profile:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: expected TOML: {error}") from error
+    if data.get("catalog"):
+        data["catalog"] = str(path.resolve().parent / str(data["catalog"]))
     profile = _checked(data, path)
     artefact = fit_path(path)
     if not artefact.is_file():

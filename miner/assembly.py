@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from cascade.engine import Engine
-from cascade.profile import Profile, ProfileError, load
+from cascade.profile import Profile, ProfileError
 from miner.decode import PictureError, decode
 from miner.gpu import GB, NoCards, cards
 from miner.improve import HEAD, MEMORY, Versions
+from miner.profiles import load
 from miner.settings import Settings, UsageError
 from models.base import Frame, Model, ModelError, ModelUnavailable
 from models.fleet import Fleet, on_cards

@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": "Check this machine, the settings, the wallet and the chain; say what to mend.",
     "cost": "What serving costs by the hour and the month, and what it would have to earn.",
     "register": "From a hotkey to a registered miner, step by step; nothing is signed unasked.",
+    "train": "Train on your own pictures: a classifier, train distil (a student), train vlm (LoRA of a VLM).",
     "publish": "Put a model with its model_card.json into a public repository.",
     "models": "What the plan names, what is true of it, and every model a profile may name.",
     "plan": "Where the models of a profile go on the cards, or why they do not fit.",

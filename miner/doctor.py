@@ -27,12 +27,13 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from cascade.profile import ProfileError, load
+from cascade.profile import ProfileError
 from miner.assembly import LEARNED, in_force
 from miner.chain import ChainError, ChainUnreadable, Description, open_chain, register_command
 from miner.gpu import GB, Card, NoCards
 from miner.gpu import cards as driver_cards
 from miner.metagraph import Neuron, Snapshot
+from miner.profiles import load
 from miner.settings import Settings, UsageError
 from miner.wallet import hotkey_file
 from models import planner

@@ -43,6 +43,7 @@ class Entry(_Part):
     adapter: "module:Class" of this project; empty for one that this project does not run itself (`note` says why).
     minimum: least release of `library` that has `class_name`.
     revision: full commit hash; empty means "pin on first fetch" (`models.weights` then records what it resolved to).
+    folder: where the weights lie on this machine, instead of a repository: of a model that the operator trained.
     file: the one file of the repository to load, for libraries that load files; `pickled` if that file is a pickle.
     parameters: millions. memory_gb: 10^9 bytes of weights alone, per precision. input_size: pixels of a side.
     prompts, contrast: what road work looks like in words, and what it is held against.
@@ -64,6 +65,7 @@ class Entry(_Part):
     adapter: str = Field(default="", pattern=r"^$|^[a-z0-9_.]+:[A-Za-z0-9]+$")
     repository: str = Field(default="", pattern=r"^$|^[\w.-]+/[\w.-]+$")
     revision: str = Field(default="", pattern=r"^$|^[0-9a-f]{40}$")
+    folder: str = ""
     file: str = ""
     pickled: bool = False
     licence: str = Field(min_length=1)
@@ -161,11 +163,34 @@ class Plan(_Part):
     card: tuple[Card, ...]
 
 
-@cache
+_own: dict[str, Entry] = {}  # what `add` made known
+
+
 def entries(path: Path = CATALOG) -> Mapping[str, Entry]:
-    """Model key -> entry, in the file's order. Raises CatalogError."""
+    """Model key -> entry, in the file's order, then those that were added. Raises CatalogError."""
+    return {**_read(path), **_own} if path == CATALOG else _read(path)
+
+
+@cache
+def _read(path: Path) -> Mapping[str, Entry]:
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     return {key: _checked(Entry, {"key": key, **table}, f"{path.name}: [{key}]") for key, table in tables.items()}
+
+
+def add(path: Path) -> None:
+    """Make the models of an operator's own catalog known here; their folders are relative to it. Raises CatalogError.
+
+    The file is read anew, so that a model that was trained again is found as it is now.
+    """
+    try:
+        found = _read.__wrapped__(path)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CatalogError(f"{path}: expected a catalog of own models: {error}") from None
+    if taken := sorted(set(found) & set(_read(CATALOG))):
+        raise CatalogError(f"{path}: {', '.join(taken)}: the project's catalog has this key; choose another name")
+    for key, entry in found.items():
+        folder = str(path.resolve().parent / entry.folder) if entry.folder else ""
+        _own[key] = entry.model_copy(update={"folder": folder})
 
 
 @cache
@@ -199,7 +224,8 @@ def make(entry: Entry, *more: Any) -> Model:
     """The adapter of one entry in this process, not loaded yet. more: what it takes beside the entry. Raises
     ModelUnavailable if it has none."""
     adapter = _adapter(entry)
-    return cast(Model, adapter(entry, *more) if entry.repository else adapter())  # what ships knows itself
+    known = entry.repository or entry.folder  # what ships with the project knows itself
+    return cast(Model, adapter(entry, *more) if known else adapter())
 
 
 def _adapter(entry: Entry) -> Any:

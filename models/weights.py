@@ -133,8 +133,13 @@ def require_room(snapshots: Sequence[Snapshot]) -> None:
 def locate(entry: Entry) -> Path:
     """The directory of the weights of one model, as fetched, without a network. Raises BadWeights.
 
-    A file's hash is taken again whenever its size or time changed since it was last seen whole.
+    A file's hash is taken again whenever its size or time changed since it was last seen whole. Of a model that was
+    trained here it is the folder, as it is: the model's own card tells whether that is whole.
     """
+    if entry.folder:
+        if not Path(entry.folder).is_dir():
+            raise BadWeights(f"{entry.key}: no folder {entry.folder}; train it again, or mend the catalog")
+        return Path(entry.folder)
     lock = locked(entry)
     remedy = f"fetch it: ./run_miner.sh fetch {entry.key}"
     if not lock:

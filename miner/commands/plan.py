@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade import profile
+from miner import profiles
 from miner.settings import UsageError, parse
 from models import catalog, planner
 from models.base import ModelUnavailable
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 def members(name: str) -> list[str]:
     """Keys of a profile's models, cheapest tier first. Raises UsageError."""
     try:
-        return [member.model for member in profile.load(name).members]
+        return [member.model for member in profiles.load(name).members]
     except profile.ProfileError as error:
         raise UsageError(str(error)) from None
 

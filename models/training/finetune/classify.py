@@ -104,7 +104,9 @@ def finish(
     merge(network).eval()
     found = measure(predictor(network, device), network.described.side, pictures, parts, settings, folder)
     difference = package.write_network(network, folder)
-    package.write_profile(folder, settings.name, served(network, settings), _milliseconds(network))
+    package.write_profile(
+        folder, settings.name, served(network, settings, device.device.type == "cuda"), _milliseconds(network)
+    )
     card = {
         "model_name": f"streetvision-{settings.name}",
         "description": f"{network.described.start}, trained ({settings.tune}) to tell whether road work is visible in "
@@ -146,19 +148,21 @@ def measure(
     return score.figures(tested, logits, calibration, settings.seed)
 
 
-def served(network: Network, settings: Classify) -> dict[str, Any]:
-    """What the catalog says of the trained model."""
+def served(network: Network, settings: Classify, on_card: bool) -> dict[str, Any]:
+    """What the catalog says of the trained model: by torch if a card trained it and transformers builds it."""
     licences = {e.repository: e.licence for e in entries().values() if e.repository}
+    torch_serves = on_card and network.described.kind == "transformers"
     size = sum(p.numel() for p in network.parameters())
     return {
         "title": f"{settings.name}: {network.described.start} trained on own data",
         "level": 0,
         "task": "image classification",
-        "library": "onnxruntime",
-        "adapter": "models.trained:Trained",
+        "library": "transformers" if torch_serves else "onnxruntime",
+        "adapter": "models.trained:OnCard" if torch_serves else "models.trained:Trained",
         "folder": ".",
         "licence": licences.get(network.described.start, "see README.md"),
         "parameters": round(size / 1e6, 1),
+        "memory_gb": {"fp32": round(size * 4e-9, 4), "bf16": round(size * 2e-9, 4)},
         "input_size": network.described.side,
         "enabled": True,
     }

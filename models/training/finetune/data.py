@@ -181,7 +181,7 @@ def chances(data: Data, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     labels = np.array([p.label for p in data.pictures])
     for label in (0, 1):
         pull[labels == label] *= 0.5 / pull[labels == label].sum()
-    return pull / pull.sum()
+    return np.asarray(pull / pull.sum())
 
 
 def described(data: Data, parts: dict[str, Sequence[str]]) -> list[dict[str, Any]]:

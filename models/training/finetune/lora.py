@@ -11,10 +11,11 @@ from torch import nn
 
 def add_lora(module: nn.Module, rank: int, parts: Sequence[str] = ()) -> Any:
     """`module`, frozen, with LoRA on its linear layers, or on those below modules with one of the names `parts`."""
+    # Of this very type: the output of torch's own attention is a kind of it whose weight is used without being called.
     linear = [
         name
         for name, each in module.named_modules()
-        if isinstance(each, nn.Linear) and (not parts or set(parts) & set(name.split(".")))
+        if type(each) is nn.Linear and (not parts or set(parts) & set(name.split(".")))
     ]
     if not linear:
         raise ValueError("LoRA needs linear layers, and this backbone has none; use --tune full or head")

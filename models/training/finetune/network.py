@@ -20,7 +20,6 @@ from models import weights
 from models.catalog import entries
 from models.torch_model import require
 from models.training import backbone as lite
-from models.training.finetune.lora import add_lora, save_memory
 
 LITE = "efficientnet-lite"
 ENCODES = "image classification"  # the catalog's task of classifiers and encoders
@@ -193,6 +192,8 @@ def _try(network: Network) -> None:
 
 def choose_what_learns(network: Network, tune: str, rank: int, checkpointing: bool) -> None:
     """head: the backbone is frozen. lora: it gets LoRA matrices on its linear layers. full: all of it learns."""
+    from models.training.finetune.lora import add_lora, save_memory  # needs peft, which serving does not
+
     network.encoder.requires_grad_(tune == "full")
     if tune == "lora":
         network.encoder = add_lora(network.encoder, rank)

@@ -28,6 +28,7 @@ from models.training.finetune.network import Network
 LARGEST_PROTOBUF = 1_800_000_000  # bytes; beyond, weights lie beside the graph
 CHECKED = (1, 2, 5)  # batch sizes at which torch and onnxruntime are compared
 VERSION = "0.1.0"
+WEIGHTS = {".onnx", ".data", ".safetensors"}
 
 
 def write_onnx(network: Network, path: Path) -> float:
@@ -83,7 +84,7 @@ def write_profile(folder: Path, name: str, entry: Mapping[str, Any], expected_ms
     digest = hashlib.sha256((folder / "calibration.json").read_bytes())
     for weights in sorted(folder.rglob("*.safetensors")):
         digest.update(weights.read_bytes())
-    table = "\n".join(f"{key} = {json.dumps(value)}" for key, value in entry.items())
+    table = "\n".join(f"{key} = {_toml(value)}" for key, value in entry.items())
     (folder / "catalog.toml").write_text(f"[{name}]\n{table}\n", encoding="utf-8")
     (folder / "profile.toml").write_text(
         f"""# Written by ./run_miner.sh train. Copy it to combine the model with others.
@@ -107,12 +108,18 @@ batching = {{ max_size = 8, max_wait_ms = 0 }}
     )
 
 
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)  # strings, numbers, booleans and lists of them are the same in TOML
+
+
 def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
-    """`model_card.json`: what the subnet asks for, hashes of the files, and everything that was measured."""
+    """`model_card.json`: what the subnet asks for, hashes of what it answers with, and everything that was measured."""
     files = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("model_card.json", "README.md")
+        if path.is_file() and (path.suffix in WEIGHTS or path.name in ("calibration.json", "network.json"))
     }
     card = {"version": VERSION, **facts, "files": files}
     (folder / "model_card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")

@@ -86,8 +86,17 @@ def glance(predict: Predict, pictures: Sequence[Labelled], side: int, seed: int)
 
 
 def calibrate(pictures: Sequence[Labelled], found: Logits, seed: int) -> Calibration:
-    """One calibration for every kind: labels even, a source as the root of its size."""
+    """One calibration for every kind: labels even, a source as the root of its size.
+
+    Raises ValueError when the network ranks the pictures no better than chance: no calibration mends that.
+    """
     kinds = list(found)
+    ranked = metrics.auc([p.label for p in pictures], evaluate.probability(found[kinds[-1]]))
+    if ranked <= 0.5:
+        raise ValueError(
+            f"nothing was learned that holds for other sources: on {len(pictures)} calibration pictures AUC is "
+            f"{ranked:.3f}; train for more steps, with more data, or with other sources under --calibrate"
+        )
     labels = np.tile([p.label for p in pictures], len(kinds))
     sources = np.tile([p.source for p in pictures], len(kinds))
     return evaluate.calibrate(labels, np.concatenate([found[kind] for kind in kinds]), sources, seed)

@@ -186,7 +186,7 @@ def _served(entry: Entry, folder: Path, settings: Vlm) -> dict[str, Any]:
     calibration = Calibration.read(folder / "calibration.json")
     told = entry.model_dump(mode="json", exclude={"key", "revision", "folder"}, exclude_defaults=True)
     return {
-        **{key: value for key, value in told.items() if not isinstance(value, dict)},
+        **told,
         "title": f"{settings.name}: {entry.title} trained on own data",
         "folder": "merged",
         "scale": calibration.slope,

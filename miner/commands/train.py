@@ -1,0 +1,94 @@
+"""`train`, `train distil`, `train vlm`: become the training process. It needs torch, which the miner never imports.
+
+What `distil` needs from the miner is done first: when the teacher is a profile, it is asked about every picture, and
+its verdicts are kept in the run's folder, so that nothing is asked twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+from cascade.deadline import Deadline
+from cascade.trace import Record, write
+from miner.assembly import frame_of, running_engine
+from miner.settings import Settings, UsageError
+from miner.settings import parse as parse_settings
+from models.data.labelled import Labelled
+from models.training.finetune import data
+from models.training.finetune.settings import Distil, parse
+
+MODULE = "models.training.finetune"
+NEEDED = ("torch", "accelerate", "peft", "transformers", "tensorboard", "onnx", "onnxscript", "sklearn", "matplotlib")
+VERDICTS = "teacher.jsonl"
+SECONDS = 60.0  # for one picture: nobody waits for the answer
+
+
+def main(arguments: Sequence[str]) -> int:
+    words = list(arguments)
+    if words[:1] == ["distil"] and not {"-h", "--help"} & set(words):
+        words = ["distil", *_with_verdicts(words[1:])]
+    _require_extra()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", MODULE, *words])
+
+
+def _require_extra() -> None:
+    """Raises UsageError naming what is missing, and the command that installs it."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise UsageError(
+            f"training needs the extra `train`, of which {', '.join(missing)} cannot be imported. Install it from the "
+            f"checkout: {sys.executable} -m pip install '.[train]'"
+        )
+
+
+def _with_verdicts(words: list[str]) -> list[str]:
+    """The flags of `distil`, a profile as teacher replaced by the file of its verdicts. Raises UsageError."""
+    try:
+        asked = parse(Distil, words)
+        if Path(asked.teacher).suffix == ".jsonl":
+            return words
+        pictures = data.read(asked, lambda text: None)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise UsageError(str(error)) from None
+    path = asked.out / VERDICTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = {json.loads(line)["sha256"] for line in path.read_text().splitlines()} if path.is_file() else set()
+    rest = [p for p, digest in zip(pictures.pictures, pictures.sha256, strict=True) if digest not in known]
+    if rest:
+        with path.open("a", encoding="utf-8", buffering=1) as file:
+            asyncio.run(ask(asked.teacher, rest, file))
+    return [*_without(words, "--teacher"), "--teacher", str(path)]
+
+
+def _without(words: Sequence[str], flag: str) -> list[str]:
+    """The words less a flag and its value."""
+    kept: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if before != flag and word != flag and not word.startswith(f"{flag}="):
+            kept.append(word)
+    return kept
+
+
+async def ask(profile: str, pictures: Sequence[Labelled], file: TextIO) -> None:
+    """What the profile says of each picture, one line each. Raises UsageError when the profile cannot be had."""
+    settings = parse_settings(Settings, ["--profile", profile])
+    async with running_engine(settings) as engine:
+        with Progress(console=Console(stderr=True)) as progress:
+            for picture in progress.track(pictures, description=f"Asking {profile}"):
+                try:
+                    frame = frame_of(picture.path, settings.max_pixels)
+                except UsageError as error:  # validators send JPEG only, so the cascade has no opinion of others
+                    progress.console.print(f"[yellow]no verdict[/] {error}", highlight=False, soft_wrap=True)
+                    continue
+                verdict = await engine.decide(frame, Deadline.after(SECONDS))
+                record = Record.of(verdict, frame, label=picture.label, group=picture.group)
+                file.write(write(record) + "\n")

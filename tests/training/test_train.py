@@ -1,0 +1,419 @@
+"""`train` from pictures to a folder that serves, on drawn streets and tiny networks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from finetune_helpers import SOURCES, command, environment, pixels, run, street_folder
+from PIL import Image
+from safetensors.torch import load_file
+
+from models import catalog
+from models.base import BadWeights, Frame
+from models.trained import OnCard, Trained
+from models.training.finetune import classify, data, loop, network, package, score
+from models.training.finetune.batches import Batches, Shown
+from models.training.finetune.settings import Classify, parse
+
+torch.set_num_threads(1)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),  # torch's exporter, of its own names
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.utils.tensorboard"),
+]
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return street_folder(tmp_path_factory.mktemp("streets"))
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write("ViTForImageClassification", tmp_path_factory.mktemp("tiny-vit"))
+
+
+def settings(streets: Path, out: Path, *more: str) -> Classify:
+    quick = ["--steps", "30", "--batch", "16", "--workers", "0", "--learning-rate", "3e-3", "--device", "cpu"]
+    return parse(Classify, ["--data", str(streets), "--out", str(out), *quick, *more])
+
+
+@pytest.fixture(scope="session")
+def trained(streets: Path, vit: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A run of the whole command: LoRA on a tiny ViT."""
+    out = tmp_path_factory.mktemp("trained")
+    return out, classify.run(settings(streets, out, "--backbone", str(vit), "--tune", "lora"))
+
+
+# The data.
+
+
+def test_a_picture_that_occurs_twice_is_kept_once_and_one_with_both_labels_is_refused(
+    streets: Path, tmp_path: Path
+) -> None:
+    twice = tmp_path / "more" / "elsewhere"
+    for name, label in (("avenue", "clear"), ("bridge", "clear")):
+        (twice / label).mkdir(parents=True, exist_ok=True)
+        (twice / label / f"{name}.jpg").write_bytes((streets / name / label / "0.jpg").read_bytes())
+    both = data.read(settings(streets, tmp_path, "--data", f"{tmp_path / 'more'}:2"))
+    assert len(both.pictures) == 40
+    (twice / "roadwork").mkdir()
+    (twice / "clear" / "avenue.jpg").rename(twice / "roadwork" / "avenue.jpg")
+    with pytest.raises(ValueError, match="with both labels"):
+        data.read(settings(streets, tmp_path, "--data", f"{tmp_path / 'more'}:2"))
+
+
+def test_sources_are_split_whole_and_named_ones_go_where_they_were_named(streets: Path, tmp_path: Path) -> None:
+    found = data.read(settings(streets, tmp_path))
+    parts = data.split(found, settings(streets, tmp_path))
+    assert sorted(s for sources in parts.values() for s in sources) == sorted(SOURCES)
+    assert {part: len(sources) for part, sources in parts.items()} == {"train": 3, "calibrate": 1, "test": 1}
+    chosen = settings(streets, tmp_path, "--test", "drive", "--calibrate", "avenue")
+    parts = data.split(found, chosen)
+    assert (parts["test"], parts["calibrate"]) == (["drive"], ["avenue"])
+    with pytest.raises(ValueError, match="no source nowhere; known: avenue"):
+        data.split(found, settings(streets, tmp_path, "--test", "nowhere"))
+
+
+def test_too_few_sources_are_refused_with_what_to_do(streets: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"never split; .*test has none.*--source-column"):
+        data.split(data.read(settings(streets / "avenue", tmp_path)), settings(streets, tmp_path))
+
+
+def test_weights_double_chances_and_labels_stay_even(streets: Path, tmp_path: Path) -> None:
+    found = data.read(settings(streets, tmp_path))
+    rows = found.rows(["avenue", "bridge"])
+    heavy = replace(found, weights=np.where([p.source == "avenue" for p in found.pictures], 2.0, 1.0))
+    chances = data.chances(heavy, rows)
+    of = {s: chances[found.rows([s])].sum() for s in SOURCES}
+    assert of["avenue"] == pytest.approx(2 * of["bridge"])
+    assert of["crossing"] == 0
+    assert chances[[p.label == 1 for p in found.pictures]].sum() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("spec", ["hub:0", "streets:-1", "streets:1e999"])
+def test_weights_that_are_none_are_refused(spec: str) -> None:
+    with pytest.raises(ValueError, match="expected a weight above 0"):
+        data.weighted(spec)
+
+
+def test_a_name_without_a_weight_stays_whole() -> None:
+    assert data.weighted("hub") == ("hub", 1.0)
+    assert data.weighted("my/streets:0.5") == ("my/streets", 0.5)
+    assert data.weighted("odd:name") == ("odd:name", 1.0)
+
+
+def parquet(path: Path, rows: list[dict]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def test_parquet_rows_that_contradict_themselves_are_dropped_and_places_become_sources(
+    streets: Path, tmp_path: Path
+) -> None:
+    pictures = [path.read_bytes() for path in sorted((streets / "avenue").rglob("*.jpg"))]
+    rows = [
+        {
+            "image": {"bytes": picture, "path": "x"},
+            "label": n % 2,
+            "scene_description": "cones" if said else "",
+            "city": city,
+        }
+        for n, (picture, said, city) in enumerate(
+            zip(
+                pictures,
+                [0, 1, 0, 0, 1, 1, 0, 1],
+                ["Porto", "Porto", "Graz", "Graz", *["Łódź / west"] * 4],
+                strict=True,
+            )
+        )
+    ]  # rows 3 and 4: a label without words, words without a label
+    parquet(tmp_path / "set" / "data" / "train.parquet", rows)
+    flags = ["--data", str(tmp_path / "set"), "--source-column", "city", "--out", str(tmp_path / "run")]
+    found = data.read(parse(Classify, flags))
+    assert len(found.pictures) == 6
+    assert {p.source for p in found.pictures} == {"Porto", "Graz", "Łódź-west"}
+    assert {p.path.read_bytes() for p in found.pictures} == set(pictures[:3] + pictures[5:])
+    assert data.read(parse(Classify, flags)).digest == found.digest, "the second time they are there"
+
+
+def test_of_a_journals_export_only_the_pictures_are_read(streets: Path, tmp_path: Path) -> None:
+    picture = (streets / "avenue" / "clear" / "0.jpg").read_bytes()
+    rows = [{"image": {"bytes": picture, "path": "a.jpg"}, "label": 0, "label_source": "human"}]
+    parquet(tmp_path / "export" / "pictures" / "labelled.parquet", rows)
+    parquet(tmp_path / "export" / "requests" / "all.parquet", [{"sha256": "00", "label": 1}])
+    found = data.read(parse(Classify, ["--data", str(tmp_path / "export"), "--out", str(tmp_path / "run")]))
+    assert [(p.source, p.label) for p in found.pictures] == [("export", 0)]
+
+
+def test_every_step_is_a_function_of_its_number_and_ranks_share_it(streets: Path, tmp_path: Path) -> None:
+    found = data.read(settings(streets, tmp_path))
+    chances = data.chances(found, found.rows(SOURCES))
+    targets = np.array([[p.label] for p in found.pictures], np.float32)
+    shown = Shown(found.pictures, chances, targets, batch=6, side=64, seed=5, pasted=0.5)
+    whole = Batches(shown)[7]
+    assert whole["pixels"].shape == (6, 64, 64, 3)
+    assert np.array_equal(whole["pixels"], Batches(shown)[7]["pixels"])
+    assert not np.array_equal(whole["pixels"], Batches(shown)[8]["pixels"])
+    for rank in (0, 1):
+        part = Batches(shown, rank, 2)[7]
+        assert np.array_equal(part["pixels"], whole["pixels"][rank::2])
+        assert np.array_equal(part["targets"], whole["targets"][rank::2])
+
+
+# Settings.
+
+
+def test_a_settings_file_is_read_flags_win_and_unknown_names_are_errors(streets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text(f'data = ["{streets}"]\nout = "{tmp_path}"\nsteps = 7\nbatch = 4\n')
+    found = parse(Classify, ["--settings", str(file), "--steps", "9"])
+    assert (found.steps, found.batch, found.data) == (9, 4, (str(streets),))
+    file.write_text('stepps = 7\ndata = ["x"]\nout = "y"\n')
+    with pytest.raises(ValueError, match="stepps: unknown name; known: data, out"):
+        parse(Classify, ["--settings", str(file)])
+    with pytest.raises(ValueError, match="batch 5 cannot be split into 2"):
+        parse(Classify, ["--data", "x", "--out", "y", "--batch", "5", "--accumulate", "2"])
+    with pytest.raises(ValueError, match=r"steps: .*greater than or equal to 1; got '0'"):
+        parse(Classify, ["--data", "x", "--out", "y", "--steps", "0"])
+
+
+def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPS", "3")
+    monkeypatch.setenv("NAME", "somebody")
+    found = parse(Classify, ["--data", "x", "--out", "y"])
+    assert (found.steps, found.name) == (1000, "own")
+
+
+# Backbones.
+
+
+@pytest.mark.parametrize("name", ["ViTForImageClassification", "DINOv3ViTModel", "SiglipVisionModel", "RadioModel"])
+def test_every_family_of_the_catalog_trains_and_is_exported_as_it_is(name: str, tmp_path: Path) -> None:
+    made = network.pretrained(str(tiny.write(name, tmp_path / "checkpoint")))
+    network.choose_what_learns(made, "lora", rank=2, checkpointing=True)
+    torch.nn.init.normal_(made.head[1].weight)
+    shown = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    made.train()(shown).sum().backward()
+    learned = {n for n, p in made.named_parameters() if p.grad is not None}
+    assert any("lora_" in n for n in learned)
+    assert all("lora_" in n or n.startswith("head.") for n in learned)
+    with torch.no_grad():
+        for n, p in made.named_parameters():
+            if "lora_B" in n:
+                p.normal_(std=0.3)
+        before = made.eval()(shown)
+        assert torch.allclose(network.merge(made)(shown), before, atol=1e-4)
+    assert package.write_onnx(made, tmp_path / "model.onnx") <= package.TOLERANCE
+    again = network.build(made.described)
+    again.load_state_dict(made.state_dict())
+    assert torch.allclose(again.eval()(shown), made(shown), atol=1e-6)
+
+
+def test_efficientnet_lite_is_its_own_network_without_the_classifier() -> None:
+    from models.training.backbone import pretrained as whole
+
+    made, original = network.pretrained("efficientnet-lite0", 64), whole().eval()
+    torch.nn.init.normal_(original.classifier.weight)
+    shown = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = original(shown.permute(0, 3, 1, 2).float())
+        assert torch.allclose(original.classifier(made.features(shown))[:, 0], expected, atol=1e-4)
+    with pytest.raises(ValueError, match="LoRA needs linear layers"):
+        network.choose_what_learns(made, "lora", 4, checkpointing=False)
+    with pytest.raises(ValueError, match="cannot compute activations twice"):
+        network.choose_what_learns(made, "full", 4, checkpointing=True)
+
+
+def test_timm_networks_go_by_their_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: create(name, pretrained=False, **more))
+    made = network.pretrained("timm/test_convnext", 64)
+    assert made.described.mean == tuple(made.encoder.pretrained_cfg["mean"])
+    network.choose_what_learns(made, "full", 4, checkpointing=True)
+    assert network.build(made.described)(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("efficientnet-lite9", "expected efficientnet-lite with one of"),
+        ("resnet", "expected efficientnet-lite0, timm/"),
+    ],
+)
+def test_backbones_that_are_none_are_refused_with_the_known_ones(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        network.pretrained(name)
+
+
+def test_a_text_side_and_a_wrong_side_are_refused(vit: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has a text side too"):
+        network.pretrained(str(tiny.write("SiglipModel", tmp_path)))
+    with pytest.raises(ValueError, match="choose another --side"):
+        network.pretrained(str(vit), 48)
+
+
+# The whole way.
+
+
+def test_a_run_ends_with_figures_of_sources_it_never_saw(trained: tuple[Path, dict]) -> None:
+    out, found = trained
+    assert json.loads((out / "results.json").read_text()) == found
+    assert set(found["measured"]) == set(score.KINDS)
+    row = found["measured"]["native"]["all"]
+    assert row["n"] == 8
+    assert row["auc"]["value"] > 0.9
+    assert found["difference_to_torch"] <= package.TOLERANCE
+    parts = {s["source"]: s["part"] for s in found["sources"]}
+    assert sorted(parts) == sorted(SOURCES)
+    assert set(found["measured"]["native"]["sources"]) == {s for s, part in parts.items() if part == "test"}
+
+
+def test_the_board_and_the_diagram_are_written(trained: tuple[Path, dict]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out, _ = trained
+    with Image.open(out / "model" / "reliability.png") as picture:
+        assert picture.size == (600, 600)
+    board = EventAccumulator(str(out / "tensorboard")).Reload()
+    losses = [event.value for event in board.Scalars("loss")]
+    assert len(losses) == 30
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert [event.step for event in board.Scalars("held_out/auc")] == [30]
+
+
+def test_the_folder_serves_by_its_own_profile(
+    trained: tuple[Path, dict], streets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from miner.cli import main
+
+    monkeypatch.setattr(catalog, "_own", {})
+    shown = [streets / "avenue" / label / "0.jpg" for label in ("roadwork", "clear")]
+    assert main(["predict", "--profile", str(trained[0] / "model" / "profile.toml"), *map(str, shown)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["opinions"][0]["model"] for line in lines] == ["own", "own"]
+    assert lines[0]["probability"] > 0.5 > lines[1]["probability"]
+
+
+def test_onnx_and_torch_answer_alike(
+    trained: tuple[Path, dict], streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "_own", {})
+    catalog.add(trained[0] / "model" / "catalog.toml")
+    frames = [Frame.of(pixels(path)) for path in sorted((streets / "drive").rglob("*.jpg"))]
+    answers = []
+    for adapter in (Trained, OnCard):
+        model = adapter(catalog.find("own").model_copy(update={"library": "transformers"}))
+        model.load("cpu")
+        model.warm_up()
+        answers.append([opinion.logit for opinion in model.assess(frames)])
+        model.close()
+    assert answers[0] == pytest.approx(answers[1], abs=1e-3)
+
+
+def test_changed_weights_are_refused(trained: tuple[Path, dict], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (trained[0] / "model").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    with (folder / "model.onnx").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"changed")
+    entry = catalog.entries(folder / "catalog.toml")["own"].model_copy(update={"folder": str(folder)})
+    with pytest.raises(BadWeights, match=r"model\.onnx: model_card\.json expects sha256"):
+        Trained(entry).load("cpu")
+
+
+def test_a_key_of_the_projects_catalog_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "catalog.toml").write_text(catalog.CATALOG.read_text().split("[sign-reading]")[0])
+    with pytest.raises(catalog.CatalogError, match="embedded: the project's catalog has this key"):
+        catalog.add(tmp_path / "catalog.toml")
+
+
+def test_safetensors_hold_the_merged_network_alone(trained: tuple[Path, dict]) -> None:
+    names = set(load_file(trained[0] / "model" / "model.safetensors"))
+    assert not any("lora" in name for name in names)
+    assert {name.split(".")[0] for name in names} == {"encoder", "head"}
+
+
+def test_another_run_in_the_same_folder_is_refused(trained: tuple[Path, dict], streets: Path, vit: Path) -> None:
+    other = settings(streets, trained[0], "--backbone", str(vit), "--tune", "lora", "--seed", "1")
+    with pytest.raises(ValueError, match="of a run with other settings or other pictures; choose another --out"):
+        classify.run(other)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(streets: Path, vit: Path, tmp_path: Path) -> None:
+    wild = settings(streets, tmp_path, "--backbone", str(vit), "--tune", "full", "--learning-rate", "1e30")
+    with pytest.raises(FloatingPointError, match="lower learning-rate"):
+        classify.run(wild)
+
+
+def test_a_network_that_learned_nothing_is_not_calibrated(streets: Path, tmp_path: Path) -> None:
+    found = data.read(settings(streets, tmp_path))
+    wrong = {"native": np.array([-float(p.label) for p in found.pictures])}
+    with pytest.raises(ValueError, match=r"AUC is 0\.000; train for more steps"):
+        score.calibrate(found.pictures, wrong, seed=0)
+
+
+# Processes.
+
+
+def test_killed_and_started_again_it_ends_where_an_uninterrupted_run_ends(
+    streets: Path, vit: Path, tmp_path: Path
+) -> None:
+    """kill -9 in the middle; the rest gives the same weights, bit for bit."""
+    flags = ["--data", str(streets), "--backbone", str(vit), "--tune", "full", "--steps", "40", "--batch", "8"]
+    flags += ["--workers", "0", "--device", "cpu", "--learning-rate", "3e-3", "--checkpoint-minutes", "0"]
+    cut, calm = tmp_path / "cut", tmp_path / "calm"
+    process = subprocess.Popen(
+        command(*flags, "--out", cut), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while step_of(cut) < 7:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 7 <= step_of(cut) < 40
+    assert not (cut / "results.json").exists()
+    again = [classify.run(parse(Classify, [*flags, "--out", str(out)])) for out in (cut, calm)]
+    assert again[0]["measured"] == again[1]["measured"]
+    weights = [load_file(out / "model" / "model.safetensors") for out in (cut, calm)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def step_of(out: Path) -> int:
+    path = out / loop.NAME
+    return int(torch.load(path, weights_only=True)["step"]) if path.is_file() else 0
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(streets: Path, vit: Path, tmp_path: Path) -> None:
+    flags = ["--data", streets, "--backbone", vit, "--steps", "6", "--batch", "8", "--workers", "0", "--device", "cpu"]
+    flags += ["--learning-rate", "3e-3"]
+    for name, more in (("one", []), ("two", ["--processes", "2"])):
+        done = run(*flags, *more, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+    for name, weight in one.items():
+        assert torch.allclose(weight, two[name], atol=1e-5), name
+
+
+def test_what_is_wrong_is_said_in_one_line_and_ends_with_2(tmp_path: Path) -> None:
+    done = run("--data", tmp_path / "nowhere", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "expected a folder, hub, or OWNER/NAME" in " ".join(done.stderr.split())
