@@ -42,7 +42,7 @@ def environment() -> dict[str, str]:
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command(*words), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
 
 
 def pixels(path: Path) -> np.ndarray:

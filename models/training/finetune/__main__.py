@@ -1,6 +1,6 @@
 """`python -m models.training.finetune [distil|vlm] ...`: what `./run_miner.sh train` starts.
 
-With --processes above 1 it starts itself again under accelerate, one process a card.
+With --processes above 1 it starts itself again under torch's launcher, one process a card.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         processes = _processes(words)
         if processes > 1 and "RANK" not in os.environ:
-            _under_accelerate(processes, list(arguments))
+            _side_by_side(processes, list(arguments))
         import_module(f"models.training.finetune.{command}").main(words)
     except (ValueError, ModelError, ModuleNotFoundError) as error:
         logging.error("%s", error)
@@ -52,12 +52,10 @@ def _processes(words: Sequence[str]) -> int:
     return 1
 
 
-def _under_accelerate(processes: int, arguments: list[str]) -> None:
-    """Become accelerate's launcher, which starts this module once for each process."""
-    device = ["--cpu"] if "cpu" in arguments else ["--multi_gpu"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *device, "--num_processes", str(processes)]
-    rest = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    os.execv(sys.executable, [*launcher, *rest, "--module", "models.training.finetune", *arguments])
+def _side_by_side(processes: int, arguments: list[str]) -> None:
+    """Become torch's launcher, which starts this module once for each process; accelerate finds its place from that."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    os.execv(sys.executable, [*launcher, "-m", "models.training.finetune", *arguments])
 
 
 if __name__ == "__main__":

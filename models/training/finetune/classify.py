@@ -162,7 +162,7 @@ def served(network: Network, settings: Classify, on_card: bool) -> dict[str, Any
         "folder": ".",
         "licence": licences.get(network.described.start, "see README.md"),
         "parameters": round(size / 1e6, 1),
-        "memory_gb": {"fp32": round(size * 4e-9, 4), "bf16": round(size * 2e-9, 4)},
+        "memory_gb": {"fp32": float(f"{size * 4e-9:.3g}"), "bf16": float(f"{size * 2e-9:.3g}")},
         "input_size": network.described.side,
         "enabled": True,
     }

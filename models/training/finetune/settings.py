@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu"] = Field("auto", description="auto: every card that is visible, else the CPU.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 on a card, fp32 on the CPU.")
     compile: bool = Field(False, description="torch.compile: slower to begin, faster afterwards.")
-    processes: int = Field(1, ge=1, description="Processes, one a card, started by accelerate.")
+    processes: int = Field(1, ge=1, description="Processes, one a card.")
     workers: int = Field(2, ge=0, description="Processes that prepare pictures, for each of the above.")
     checkpoint_minutes: float = Field(5.0, ge=0, description="Minutes that a crash may cost.")
     validate_every: int = Field(200, ge=1, description="Steps between two looks at the calibration sources.")

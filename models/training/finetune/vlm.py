@@ -158,7 +158,7 @@ def _finish(
     start = entry.repository if entry else Path(settings.model).name
     tuned: Any = answer.model
     tuned.peft_config["default"].base_model_name_or_path = start  # not where it lies on this machine
-    tuned.save_pretrained(folder)
+    tuned.save_pretrained(folder, save_embedding_layers=False)  # they did not learn; "auto" would ask the hub
     (folder / "README.md").unlink(missing_ok=True)  # peft's own, empty
     if settings.merge:
         tuned.merge_and_unload().save_pretrained(folder / "merged")
