@@ -115,7 +115,7 @@ def finish(
         "input": f"uint8 (N, {network.described.side}, {network.described.side}, 3) RGB, the whole picture",
         "output": "(N,) log-odds, before calibration.json",
         "difference_to_torch": difference,
-        "settings": json.loads(settings.model_dump_json(exclude={"out", "data", "workers", "processes"})),
+        "settings": settings.told,
         "sources": data.described(pictures, dict(parts)),
         "measured": found,
         **(facts or {}),

@@ -7,6 +7,8 @@ What is needed to build it again without its weights is `Described`, kept beside
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -102,7 +104,8 @@ def pretrained(name: str, side: int | None = None) -> Network:
         network = _timm(name, side)
     else:
         network = _transformers(name, side)
-    _try(network)
+    with _taking(network.described.start, network.described.side), torch.no_grad():
+        network.eval()(torch.zeros(1, network.described.side, network.described.side, 3, dtype=torch.uint8))
     return network
 
 
@@ -157,7 +160,8 @@ def _transformers(name: str, side: int | None) -> Network:
     size = processor.size.get("height") or processor.size.get("shortest_edge") or 224
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
     chosen = side or (entry.input_size if entry else 0) or int(size)
-    width = int(pooled(made(torch.zeros(1, 3, chosen, chosen))).shape[1])
+    with _taking(name, chosen), torch.no_grad():
+        width = int(pooled(made.eval()(torch.zeros(1, 3, chosen, chosen))).shape[1])
     start = entry.repository if entry else Path(name).name
     return Network(
         made, Described("transformers", start, width, chosen, tuple(mean), tuple(std), made.config.to_dict())
@@ -178,16 +182,13 @@ def _without_pooler(config: Any) -> dict[str, bool]:
     return {"add_pooling_layer": False} if config.model_type == "vit" else {}
 
 
-@torch.no_grad()
-def _try(network: Network) -> None:
+@contextmanager
+def _taking(name: str, side: int) -> Iterator[None]:
     """Raises ValueError when the backbone does not take a square of this side."""
-    side = network.described.side
     try:
-        network.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+        yield
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{network.described.start} does not take pictures of {side} pixels ({error}); choose another --side"
-        ) from error
+        raise ValueError(f"{name} does not take pictures of {side} pixels ({error}); choose another --side") from error
 
 
 def choose_what_learns(network: Network, tune: str, rank: int, checkpointing: bool) -> None:

@@ -85,6 +85,12 @@ class Settings(BaseSettings):
         """Names the settings that decide what is learned, so that a run is never resumed with others."""
         return hashlib.sha256(self.model_dump_json(exclude=MEASURED_ONLY).encode()).hexdigest()[:16]
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """For the card: everything but where things lie on this machine."""
+        values = self.model_dump(mode="json", exclude=MEASURED_ONLY | {"data"})
+        return {k: Path(v).name if isinstance(v, str) and Path(v).exists() else v for k, v in values.items()}
+
 
 class Classify(Settings):
     """Train a classifier on your own pictures: calibrated, measured on held-out sources, exported, ready to serve."""

@@ -169,7 +169,7 @@ def _finish(
         "model_name": f"streetvision-{settings.name}",
         "description": f"LoRA of {start} on its answer to whether road work is visible in a street picture.",
         "start": start,
-        "settings": json.loads(settings.model_dump_json(exclude={"out", "data", "workers", "processes"})),
+        "settings": settings.told,
         "sources": data.described(pictures, dict(parts)),
         "measured": found,
     }
