@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
@@ -26,7 +26,11 @@ class Publish(Settings):
 
     model_config = SettingsConfigDict(cli_prog_name="run_miner.sh publish")
 
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Where to: you/name on the hub.")
+    repository: str = Field(
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        validation_alias=AliasChoices("repository", "repo"),
+        description="Where to: you/name on the hub.",
+    )
     folder: Path = Field(EMBEDDED, description="Weights, README.md and model_card.json. Default: the embedded model.")
     version: str | None = Field(None, description="X.Y.Z for the card. Default: what the folder's card says.")
     endpoint: str | None = Field(None, description="A hub other than huggingface.co.")
