@@ -27,7 +27,6 @@ from miner.duplicates import Duplicates, Repeats, finder
 from miner.improve import Shadow, Versions
 from miner.journal import JOURNAL_TIER, Counts, Journal, Keep
 from miner.journal_views import Views, days_ago
-from miner.profiles import load
 from miner.review import Guard, loopback_only, routes
 from miner.service import Answered, Decide
 from miner.stability import EmbeddingDrift

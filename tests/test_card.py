@@ -146,14 +146,13 @@ def test_the_files_and_a_completed_card_arrive(folder: Path, hub: tuple[Hub, str
 def test_what_training_writes_beside_the_weights_is_published_whole(folder: Path, hub: tuple[Hub, str]) -> None:
     kept, endpoint = hub
     (folder / "merged").mkdir()
-    for name in ("model.safetensors", "network.json", "calibration.json", "profile.toml", "merged/config.json"):
+    names = {"model.safetensors", "network.json", "calibration.json", "profile.toml", "merged/config.json"}
+    for name in names:
         (folder / name).write_text(name)
     wallets = str(folder.parent / "wallets")
     flags = ["--repo", "me/mine", "--folder", str(folder), "--endpoint", endpoint, "--wallet-path", wallets, "--yes"]
     assert publish(parse(Publish, flags), Console(record=True), lambda _: False) == 0
-    assert {"model.safetensors", "network.json", "calibration.json", "profile.toml", "merged/config.json"} <= set(
-        kept.files
-    )
+    assert names <= set(kept.files)
 
 
 def test_nothing_is_sent_without_consent(folder: Path, hub: tuple[Hub, str]) -> None:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
+from pydantic_settings import CliApp
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,20 +26,32 @@ from miner.settings import Settings, UsageError
 from miner.settings import parse as parse_settings
 from models.data.labelled import Labelled
 from models.training.finetune import data
-from models.training.finetune.settings import Distil, parse
+from models.training.finetune.settings import Classify, Distil, Vlm, parse
+from models.training.finetune.settings import Settings as Training
 
 MODULE = "models.training.finetune"
 NEEDED = ("torch", "accelerate", "peft", "transformers", "tensorboard", "onnx", "onnxscript", "sklearn", "matplotlib")
+KINDS: dict[str, type[Training]] = {"distil": Distil, "vlm": Vlm}
+FILE_HELP = "A TOML file with these names; flags win."
 VERDICTS = "teacher.jsonl"
 SECONDS = 60.0  # for one picture: nobody waits for the answer
 
 
 def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
-    if words[:1] == ["distil"] and not {"-h", "--help"} & set(words):
+    if {"-h", "--help"} & set(words):
+        return _help(words[0])
+    if words[:1] == ["distil"]:
         words = ["distil", *_with_verdicts(words[1:])]
     _require_extra()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", MODULE, *words])
+    return os.execv(sys.executable, [sys.executable, "-P", "-m", MODULE, *words])
+
+
+def _help(word: str) -> int:
+    """Of one kind of training, or of all three; needs nothing of the extra."""
+    for kind in [KINDS[word]] if word in KINDS else (Classify, *KINDS.values()):
+        sys.stdout.write(f"{CliApp.format_help(kind)}  --settings FILE       {FILE_HELP}\n\n")
+    return 0
 
 
 def _require_extra() -> None:
