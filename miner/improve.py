@@ -42,13 +42,14 @@ from numpy.typing import NDArray
 from cascade.data import FitError
 from cascade.deadline import Deadline
 from cascade.measures import weighted_mcc
-from cascade.profile import Member, Profile, fit_path, load
+from cascade.profile import Member, Profile, fit_path
 from cascade.replay import replay
 from cascade.resampling import resamples
 from cascade.trace import Record, read_all, write
 from cascade.verdict import Source, Verdict
 from cascade.worth import fit_profile
 from miner.journal_views import Example
+from miner.profiles import load
 from miner.service import Decide
 from models.base import Frame, ModelUnavailable, Opinion
 from models.head import Weights

@@ -49,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _help(word: str) -> int:
     """Of one kind of training, or of all three; needs nothing of the extra."""
-    for kind in [KINDS[word]] if word in KINDS else (Classify, *KINDS.values()):
+    kinds: list[type[Training]] = [KINDS[word]] if word in KINDS else [Classify, *KINDS.values()]
+    for kind in kinds:
         sys.stdout.write(f"{CliApp.format_help(kind)}  --settings FILE       {FILE_HELP}\n\n")
     return 0
 

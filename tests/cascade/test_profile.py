@@ -56,7 +56,7 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     [
         (
             "bnad = 1\n" + GOOD,
-            r"mine\.toml: bnad: unknown key; allowed here: band, fit, fusion, name, prevalence, prior",
+            r"mine\.toml: bnad: unknown key; allowed here: band, catalog, fit, fusion, name, prevalence, prior",
         ),
         (
             GOOD.replace("required", "requird"),
