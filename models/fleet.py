@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from models.base import Frame, Model, ModelUnavailable, Opinion
 from models.catalog import Entry, examines, find, make
-from models.planner import PERCEPTION, DoesNotFit, Placed, Placement, least_gb, place, what_fits
+from models.planner import MARGIN, PERCEPTION, DoesNotFit, Placed, Placement, least_gb, place, what_fits
 from models.replicas import Replicas, ReplicasExaminer
 from models.vlm.endpoint import Endpoint, EndpointSettings
-from models.vlm.settings import settings_of
+from models.vlm.settings import EngineSettings, settings_of
 from models.worker import Policy, remotes
 
 ENGINE = Policy(hang=20.0)  # longer than any member's time-out and the canary's; one that hangs costs its card
@@ -58,8 +58,8 @@ class Fleet:
             return make(entry)
         placed = self.placement.of(key) if self.placement else []
         if len(placed) < 2:
-            return _remote(entry, placed[0] if placed else None)
-        copies = [(_remote(entry, each), device_of(each)) for each in placed]
+            return self._remote(entry, placed[0] if placed else None)
+        copies = [(self._remote(entry, each), device_of(each)) for each in placed]
         return (ReplicasExaminer if examines(entry) else Replicas)(copies)
 
     def device_of(self, key: str) -> str:
@@ -69,6 +69,26 @@ class Fleet:
             return "cpu"
         placed = self.placement.of(key) if self.placement else []
         return device_of(placed[0]) if placed else self.device
+
+    def _remote(self, entry: Entry, placed: Placed | None) -> Model:
+        """The model in its process: the card's perception process, or one of its own."""
+        name = entry.key if entry.engine else PERCEPTION
+        if placed and placed.replica:
+            name += f"-{placed.replica + 1}"
+        if not entry.engine:
+            return remotes([entry], None, name)[entry.key]
+        if entry.library != VLLM:
+            return remotes([entry], ENGINE, name)[entry.key]
+        return remotes([entry], ENGINE, name, self._settings(entry, placed))[entry.key]
+
+    def _settings(self, entry: Entry, placed: Placed | None) -> EngineSettings:
+        """What the placement says of an engine, over what its file says."""
+        settings = settings_of(entry.key)
+        if not (placed and self.placement):
+            return settings
+        total = self.placement.capacity[placed.cards[0]] / MARGIN
+        chosen = {"precision": placed.option.precision, "tensor_parallel": placed.option.cards}
+        return settings.model_copy(update=chosen | {"memory_share": round(placed.option.gb / total, 3)})
 
 
 def on_cards(keys: Sequence[str], capacity: Sequence[float], endpoints: Mapping[str, EndpointSettings]) -> Fleet:
@@ -113,19 +133,3 @@ class Absent:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-
-def _remote(entry: Entry, placed: Placed | None) -> Model:
-    """The model in its process: the card's perception process, or one of its own."""
-    name = entry.key if entry.engine else PERCEPTION
-    if placed and placed.replica:
-        name += f"-{placed.replica + 1}"
-    if not entry.engine:
-        return remotes([entry], None, name)[entry.key]
-    if entry.library != VLLM:
-        return remotes([entry], ENGINE, name)[entry.key]
-    settings = settings_of(entry.key)
-    if placed:
-        chosen = {"precision": placed.option.precision, "tensor_parallel": placed.option.cards}
-        settings = settings.model_copy(update=chosen)
-    return remotes([entry], ENGINE, name, settings)[entry.key]

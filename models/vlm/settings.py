@@ -31,7 +31,8 @@ class _Part(BaseModel):
 class EngineSettings(_Part):
     """How vLLM runs a model. What the names mean to vLLM stands in its own documentation of the engine's arguments.
 
-    precision: of the weights; the placement decides it. kv_cache_dtype, prefix_caching: key-value cache.
+    precision: of the weights. memory_share: of a card, that must be free when the engine starts; none: vLLM's default.
+    The placement decides both. kv_cache_dtype, prefix_caching: key-value cache.
     kv_cache_tokens: room for so many tokens; the placement reserves the same. max_model_len: tokens of one request.
     max_requests: worked on at once. max_pixels: larger pictures are shrunk to so many pixels before they are sent.
     vision_graphs: token budgets of CUDA graphs of the vision tower; none: off. eager: no CUDA graphs at all.
@@ -41,6 +42,7 @@ class EngineSettings(_Part):
     """
 
     precision: Precision = "bf16"
+    memory_share: float | None = Field(default=None, gt=0, le=1)
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     kv_cache_tokens: int = Field(default=KV_TOKENS, gt=0)
     prefix_caching: bool = True
@@ -74,6 +76,8 @@ class EngineSettings(_Part):
             "mm_processor_cache_gb": self.processor_cache_gb,
             "limit_mm_per_prompt": {"image": 1, "video": 0, "audio": 0},
         }
+        if self.memory_share:
+            arguments["gpu_memory_utilization"] = self.memory_share
         if self.speculative:
             arguments["speculative_config"] = dict(self.speculative)
         if self.vision_graphs:

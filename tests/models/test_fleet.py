@@ -44,7 +44,9 @@ def test_the_placement_decides_card_and_precision() -> None:
     assert fleet.device_of("embedded") == "cpu"
     assert fleet.device_of("dinov3-h-plus") == fleet.device_of("qwen3-vl-32b") == "cuda:0"
     assert settings_in_process(fleet.make("qwen3-vl-4b")).precision == "bf16"
-    assert settings_in_process(fleet.make("qwen3-vl-32b")).precision == "fp8"
+    large = settings_in_process(fleet.make("qwen3-vl-32b"))
+    assert large.precision == "fp8"
+    assert large.memory_share == pytest.approx(42.0 / 80 * 0.94, abs=0.01), "others on the card need the rest"
 
 
 def test_two_cards_hold_replicas_behind_one_key_and_split_nothing() -> None:
@@ -137,6 +139,9 @@ def test_the_engines_that_ship_are_sound_and_reach_vllm_by_its_own_names() -> No
     assert arguments["quantization"] == "fp8"
     assert arguments["kv_cache_memory_bytes"] == 16_384 * 147_000
     assert arguments["compilation_config"]["encoder_cudagraph_token_budgets"] == [64, 128, 256]
+    assert "gpu_memory_utilization" not in arguments
+    shared = chosen.model_copy(update={"memory_share": 0.4}).arguments(find(entry.key), Path("weights"), "cuda:0")
+    assert shared["gpu_memory_utilization"] == 0.4
     assert arguments["speculative_config"] == {"method": "mtp"}
     awq = settings_of("x").model_copy(update={"precision": "int4"})
     assert awq.arguments(find("qwen2-5-vl-72b-awq"), Path("w"), "cuda:0")["quantization"] is None, "quantised itself"

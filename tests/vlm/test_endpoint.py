@@ -259,14 +259,15 @@ def vllm_serve(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(checkpoint), "--host", "127.0.0.1"]
+    server = "vllm.entrypoints.openai.api_server"  # what `vllm serve` starts; the command wants the package for cards
+    command = [sys.executable, "-m", server, "--model", str(checkpoint), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--served-model-name", "tiny", "--api-key", SECRET, "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "2048", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
     surroundings = os.environ | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=surroundings, start_new_session=True)
     try:
-        until(lambda: process.poll() is not None or healthy(port), 300, "vllm serve is healthy")
+        until(lambda: process.poll() is not None or healthy(port), 600, "vllm serve is healthy")
         assert process.poll() is None, log.read_text()[-3000:]
         yield f"http://127.0.0.1:{port}/v1"
     finally:
