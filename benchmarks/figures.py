@@ -248,7 +248,8 @@ async def malformed_pictures(count: int = 10_000) -> Found:
     fine = sum(reply.fine for reply in client.replies)
     peak = await asyncio.to_thread(decoders_peak)
     said = (
-        f"{fine} of {count} a finite p {dict(statuses)}; decoder's peak +{peak:.0f} MB, miner {after - before:+.0f} MB"
+        f"{fine} of {count} a finite p {dict(statuses)}; decoder's peak +{peak:.0f} MB; "
+        f"the whole miner {after - before:+.0f} MB, half a minute later {later - before:+.0f} MB"
     )
     return said, fine == count and alive and peak < 150.0
 
