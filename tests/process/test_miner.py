@@ -53,7 +53,7 @@ def test_a_dendrite_of_the_validators_release_gets_1000_of_1000_answers(
         [client, Path(__file__).with_name("dendrite_client.py"), *words], capture_output=True, text=True, check=True
     )
     got = json.loads(ran.stdout.splitlines()[-1])
-    print(f"SDK {got['sdk']}: {got['statuses'].get('200', 0)} of 1000 answered")
+    print(f"\nfigure 1: SDK {got['sdk']}: {got['statuses'].get('200', 0)} of 1000 answered")
     assert got["sdk"] == "9.12.2"
     assert got["statuses"] == {"200": 1000}
     decided = {path: _probability(path) for path in pictures}
