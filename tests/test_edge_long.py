@@ -81,7 +81,7 @@ async def test_ten_thousand_forgeries_in_a_validators_name_and_it_is_served_thro
             served += 1
             await asyncio.sleep(0.05)
         assert {status for attacker in attackers for status in attacker.result()} == {401}
-    print(f"\nfigure 2: 10,000 of 10,000 refused, a quarter each: foreign, unsigned, empty, garbage")
+    print("\nfigure 2: 10,000 of 10,000 refused, a quarter each: foreign, unsigned, empty, garbage")
     print(f"\nfigure 4: the validator got {served} of {served} answers while 10,000 requests were forged in its name")
     assert served >= 10
     assert edge.outcomes.count("answered") == served
