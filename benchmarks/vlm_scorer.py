@@ -9,6 +9,8 @@ is printed as it is measured, and all are written to DIR/vlm_scorer.json; a row 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import io
 import json
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from models import catalog
@@ -292,6 +295,10 @@ def folder(size: str, folders: Path) -> Path:
         config.vision_start_token_id, config.vision_end_token_id = token["<|vision_start|>"], token["<|vision_end|>"]
         config.save_pretrained(directory)
         processor.save_pretrained(directory)
+        prompt = asked_briefly(Scorer, directory).prompt
+        text = processor.apply_chat_template(prompt.chats[0], add_generation_prompt=True, tokenize=False)
+        yes, no = prompt.answer_tokens(processor.tokenizer)
+        (directory / "asked.json").write_text(json.dumps({"text": text, "yes": yes, "no": no}))
     return directory
 
 
@@ -330,6 +337,64 @@ def start_up(report: Report, name: str, folders: Path) -> None:
     scorer.close()
     for path in directory.glob("*.safetensors*"):
         path.unlink()
+
+
+def end_to_end(report: Report, folders: Path, size: str, device: str) -> None:
+    """JPEG to verdict through the cascade: a ViT-B/16 for every picture, then the scorer in 8 bits, both asked."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    from cascade.engine import Engine
+    from cascade.profile import Batching, Member, Profile, Tier
+    from models.classifiers import Classifier
+
+    first = folders / "vit"
+    labels = {0: "None", 1: "Roadwork"}
+    ViTForImageClassification(ViTConfig(id2label=labels, label2id={v: k for k, v in labels.items()})).save_pretrained(
+        first
+    )
+    ViTImageProcessor().save_pretrained(first)
+    scorer = asked_briefly(Float8Scorer, folder(size, folders))
+    keys = ("natix-roadwork", scorer.entry.key)
+    batching = Batching(max_size=64, max_wait_ms=2)
+    tiers = tuple(
+        Tier(name=key, expected_ms=10, members=(Member(model=key, timeout_ms=8000, batching=batching),)) for key in keys
+    )
+    profile = Profile(name="two-tiers", band=(0.0, 1.0), tiers=tiers)
+    models: dict[str, Any] = {keys[0]: Classifier(catalog.find(keys[0]), first), keys[1]: scorer}
+    rng = np.random.default_rng(0)
+    jpegs = [_jpeg(rng.integers(0, 255, (224, 224, 3), np.uint8)) for _ in range(64)]
+    with random_weights(configuration(size)):
+        asyncio.run(_decide(report, Engine(profile, models, device=device), jpegs, f"ViT-B/16, then {size}-fp8"))
+
+
+async def _decide(report: Report, engine: Any, jpegs: Sequence[bytes], name: str) -> None:
+    from cascade.deadline import Deadline
+
+    await engine.start()
+
+    async def one(jpeg: bytes) -> float:
+        started = time.perf_counter()
+        frame = Frame.of(np.asarray(Image.open(io.BytesIO(jpeg))))
+        verdict = await engine.decide(frame, Deadline.after(9.0))
+        if len(verdict.opinions) != 2:
+            raise RuntimeError(f"expected two opinions, got {verdict}")
+        return (time.perf_counter() - started) * 1e3
+
+    for count in (1, len(jpegs)):
+        await asyncio.gather(*(one(jpeg) for jpeg in jpegs[:count]))  # once for nothing
+        rounds = 150 if count == 1 else 10
+        started = time.perf_counter()
+        ms = [each for _ in range(rounds) for each in await asyncio.gather(*(one(jpeg) for jpeg in jpegs[:count]))]
+        spent = time.perf_counter() - started
+        row = rates(np.array(ms), count) | {"pictures_per_s": round(count * rounds / spent, 1)}
+        report.row(end_to_end=name, what="JPEG to verdict", **row)
+    await engine.close()
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
 
 
 def _reserved() -> float:
@@ -446,9 +511,15 @@ def main() -> None:
     parser.add_argument("--equal", default="", help="compare this size with the library")
     parser.add_argument("--products", nargs="*", default=[], help="single products of these sizes")
     parser.add_argument("--eager", default="", help="measure the library at this size")
+    parser.add_argument("--folder", default="", help="SIZE=DIRECTORY: write what an engine needs below it, and no more")
     parser.add_argument("--start-up", default="", help="write this model to memory's file system and start from it")
+    parser.add_argument("--end-to-end", action="store_true", help="through the cascade")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
+    if options.folder:
+        size, _, directory = options.folder.partition("=")
+        folder(size, Path(directory))
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     report = Report(options.out)
     shared = Path("/dev/shm")
@@ -464,6 +535,8 @@ def main() -> None:
         report.attempt(name, partial(speed, report, name, folders, options.batches, options.profile))
     if options.start_up:
         report.attempt("start-up", lambda: start_up(report, options.start_up, folders))
+    if options.end_to_end:
+        report.attempt("end to end", lambda: end_to_end(report, folders, "8B" if device == "cuda" else "tiny", device))
     if options.eager:
         report.attempt("eager", lambda: eager(report, options.eager, device, (1, 64)))
 

@@ -31,26 +31,23 @@ def _rms_norm(
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < width
-    dtype = stream.dtype.element_ty
     x = tl.load(stream + row * width + at, inside, 0.0)
     if ADD:
         more = tl.load(added + row * width + at, inside, 0.0)
-        x = (x.to(tl.float32) + more.to(tl.float32)).to(dtype)
+        x += more.to(tl.float32)
         tl.store(stream + row * width + at, x, inside)
-    wide = x.to(tl.float32)
-    root = tl.rsqrt(tl.sum(wide * wide, 0) / width + eps)
-    scaled = (wide * root).to(dtype).to(tl.float32)
-    normal = (scaled * tl.load(weight + at, inside, 0.0).to(tl.float32)).to(dtype)
+    root = tl.rsqrt(tl.sum(x * x, 0) / width + eps)
+    normal = x * root * tl.load(weight + at, inside, 0.0).to(tl.float32)
     if FLOAT8:
-        _store_float8(normal.to(tl.float32), out, scales, row, width, at, inside)
+        _store_float8(normal, out, scales, row, width, at, inside)
     else:
-        tl.store(out + row * width + at, normal, inside)
+        tl.store(out + row * width + at, normal.to(out.dtype.element_ty), inside)
 
 
 def add_rms_norm(
     stream: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, eps: float, to_float8: bool = False
 ) -> torch.Tensor | Quantised:
-    out, scales = _outputs(stream.shape, stream, to_float8)
+    out, scales = _outputs(stream.shape, weight, to_float8)
     tokens, width = stream.shape
     block = triton.next_power_of_2(width)
     _rms_norm[(tokens,)](
@@ -65,23 +62,21 @@ def _layer_norm(stream, added, weight, bias, out, width, eps, ADD: tl.constexpr,
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < width
-    dtype = stream.dtype.element_ty
     x = tl.load(stream + row * width + at, inside, 0.0)
     if ADD:
         more = tl.load(added + row * width + at, inside, 0.0)
-        x = (x.to(tl.float32) + more.to(tl.float32)).to(dtype)
+        x += more.to(tl.float32)
         tl.store(stream + row * width + at, x, inside)
-    wide = x.to(tl.float32)
-    centred = tl.where(inside, wide - tl.sum(wide, 0) / width, 0.0)
+    centred = tl.where(inside, x - tl.sum(x, 0) / width, 0.0)
     root = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
     w, b = tl.load(weight + at, inside, 0.0).to(tl.float32), tl.load(bias + at, inside, 0.0).to(tl.float32)
-    tl.store(out + row * width + at, (centred * root * w + b).to(dtype), inside)
+    tl.store(out + row * width + at, (centred * root * w + b).to(out.dtype.element_ty), inside)
 
 
 def add_layer_norm(
     stream: torch.Tensor, added: torch.Tensor | None, weight: torch.Tensor, bias: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    out = torch.empty_like(stream)
+    out = torch.empty_like(stream, dtype=weight.dtype)
     tokens, width = stream.shape
     block = triton.next_power_of_2(width)
     _layer_norm[(tokens,)](
@@ -113,8 +108,8 @@ def _rotate(
         w2 = tl.where(
             asks, tl.load(query + half + at, here, 0.0)[None, :], tl.load(key + half + at, here, 0.0)[None, :]
         )
-        first = ((first * root).to(dtype).to(tl.float32) * w1.to(tl.float32)).to(dtype).to(tl.float32)
-        second = ((second * root).to(dtype).to(tl.float32) * w2.to(tl.float32)).to(dtype).to(tl.float32)
+        first = first * root * w1.to(tl.float32)
+        second = second * root * w2.to(tl.float32)
     table = (token % period) * half + at
     c, s = tl.load(cos + table, here, 0.0)[None, :], tl.load(sin + table, here, 0.0)[None, :]
     tl.store(place, (first * c - second * s).to(dtype), inside)
@@ -224,14 +219,13 @@ def _silu_mul(gate_up, out, scales, width, FLOAT8: tl.constexpr, BLOCK: tl.const
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
-    dtype = gate_up.dtype.element_ty
     gate = tl.load(gate_up + row * 2 * width + at, inside, 0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * width + width + at, inside, 0.0).to(tl.float32)
-    product = ((gate * tl.sigmoid(gate)).to(dtype).to(tl.float32) * up).to(dtype)
+    product = gate * tl.sigmoid(gate) * up
     if FLOAT8:
-        _store_float8(product.to(tl.float32), out, scales, row, width, at, inside)
+        _store_float8(product, out, scales, row, width, at, inside)
     else:
-        tl.store(out + row * width + at, product, inside)
+        tl.store(out + row * width + at, product.to(out.dtype.element_ty), inside)
 
 
 def silu_mul(gate_up: torch.Tensor, to_float8: bool = False) -> torch.Tensor | Quantised:

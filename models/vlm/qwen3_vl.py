@@ -108,10 +108,8 @@ class Vision:
         self.theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta", 10000.0)
         self.learned = tensors.tensor(f"{VISION}.pos_embed.weight")
         stem = tensors.tensor(f"{VISION}.patch_embed.proj.weight")  # (width, 3, 2, patch, patch)
-        # A still is its own second frame: the two frames' weights add up.
-        self.stem = Affine(
-            stem.float().sum(2).flatten(1).to(stem.dtype), tensors.tensor(f"{VISION}.patch_embed.proj.bias")
-        )
+        self.stem = Affine(stem.flatten(1), tensors.tensor(f"{VISION}.patch_embed.proj.bias"))
+        self.frames = stem.shape[2]
         device = stem.device
         self.scale = 1 / (255 * torch.tensor(std, device=device)).view(3, 1, 1)
         self.shift = -torch.tensor(mean, device=device).view(3, 1, 1) / torch.tensor(std, device=device).view(3, 1, 1)
@@ -144,7 +142,7 @@ class Vision:
 
     def __call__(self, pictures: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, list[torch.Tensor]]:
         positions, rotary = self.tables(grid)
-        stream = self.stem(self._patches(pictures))
+        stream = self.stem(self._patches(pictures)).float()
         added = positions.repeat(len(pictures), 1)
         deep = []
         for number, block in enumerate(self.blocks):
@@ -161,12 +159,14 @@ class Vision:
         return self.merger(stream), deep
 
     def _patches(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Normalised pixels of each patch, in merged order: (patches, 3 * patch * patch)."""
+        """Normalised pixels of each patch, in merged order: (patches, 3 * frames * patch * patch). A still is its own
+        second frame."""
         count, _, height, width = pictures.shape
         side = self.patch * self.merge
         values = torch.addcmul(self.shift, pictures, self.scale).to(self.stem.weight.dtype)
         blocks = values.view(count, 3, height // side, self.merge, self.patch, width // side, self.merge, self.patch)
-        return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, 3 * self.patch**2)
+        twice = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, self.frames, -1, -1)
+        return twice.reshape(-1, 3 * self.frames * self.patch**2)
 
     def _attention(self, qkv: torch.Tensor, count: int) -> torch.Tensor:
         """Every patch of a picture looks at every other."""
@@ -229,7 +229,7 @@ class Language:
         """Keys and values of a text that ends where the picture begins: (layers, 2, length, keys, size)."""
         kept: list[torch.Tensor] = []
         positions = grids.text_positions(-len(embedded), len(embedded))
-        self(embedded.clone(), 1, self.rotary(positions), kept=kept)
+        self(embedded.to(torch.float32, copy=True), 1, self.rotary(positions), kept=kept)
         return torch.stack(kept)
 
     def __call__(
@@ -242,7 +242,7 @@ class Language:
         deep: Sequence[torch.Tensor] = (),
         kept: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The last token's hidden state per row, (rows, width). Overwrites `stream`.
+        """The last token's hidden state per row, (rows, width). Overwrites `stream`, which is float32.
 
         prefix: (layers, 2, questions, longest, keys, size); lengths: (questions,). deep: (pictures, tokens, width),
         added to the first layers' outputs at the picture's tokens. kept: takes each layer's keys and values.
@@ -264,7 +264,7 @@ class Language:
             added = layer.down(ops.silu_mul(layer.gate_up(x), self.float8))
             if number < len(deep):
                 pictures, tokens, _ = deep[number].shape
-                per_picture = added.view(pictures, rows // pictures, -1, width)
+                per_picture = stream.view(pictures, rows // pictures, -1, width)
                 per_picture[:, :, :tokens] += deep[number][:, None]
         return ops.add_rms_norm(stream, added, self.norm, self.eps)
 
@@ -316,7 +316,7 @@ class Qwen3VL:
         width = tokens.shape[1]
         shown = tokens.view(count, 1, grid.tokens, width).expand(-1, questions, -1, -1)
         asked = self.suffix.expand(count, questions, -1, -1)
-        stream = torch.cat((shown, asked), 2).view(-1, width)
+        stream = torch.cat((shown, asked), 2).view(-1, width).float()
         deep = [each.view(count, grid.tokens, width) for each in deep]
         hidden = self.language(stream, count * questions, self.rotary(grid), prefix, lengths, deep)
         return self.ops.yes_no(hidden, self.head, self.yes).view(count, questions)

@@ -67,6 +67,7 @@ class Scorer(VisualQuestion):
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
         processor = transformers.AutoImageProcessor.from_pretrained(directory, local_files_only=True)
         self._image = self._tokenizer.convert_ids_to_tokens(config.image_token_id)
+        self._splits: dict[str, tuple[list[int], list[int]]] = {}
         yes, no = self.prompt.answer_tokens(self._tokenizer)
         asked = [self._split(chat) for chat in self.prompt.chats]
         with torch.inference_mode():
@@ -193,7 +194,15 @@ class Scorer(VisualQuestion):
         return self._kept[before]
 
     def _split(self, chat: Chat) -> tuple[list[int], list[int]]:
-        """Token ids before the picture and after it."""
+        """Token ids before the picture and after it; known ones are not rendered again."""
+        said = repr(chat)
+        if said not in self._splits:
+            if len(self._splits) >= KEPT:
+                del self._splits[next(iter(self._splits))]
+            self._splits[said] = self._tokens(chat)
+        return self._splits[said]
+
+    def _tokens(self, chat: Chat) -> tuple[list[int], list[int]]:
         text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         parts = text.split(self._image)
         if len(parts) != 2:
