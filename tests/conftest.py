@@ -6,11 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from miner.chain import logging_kept
 
 with logging_kept():  # the SDK silences every logger there is when it is imported: let that happen before any test
     import bittensor  # noqa: F401
+
+
+settings.register_profile("shared machine", deadline=None)  # a pause of the machine says nothing about an example
+settings.load_profile("shared machine")
 
 
 @pytest.fixture(autouse=True)

@@ -180,6 +180,8 @@ def test_figure_32_each_tier_against_the_cascade_without_it() -> None:
 
 
 def test_one_tier_has_nothing_to_be_compared_with() -> None:
+    assert set(fitted().ways) == {"before", "after", "first tier", "every tier"}
+    assert set(fit_profile(study_records(100, seed=1), profile_of(tier("cheap", "a"))).ways) == {"before", "after"}
     assert check(study_records(100, seed=1), profile_of(tier("cheap", "a"))) == []
 
 
