@@ -284,7 +284,6 @@ def _open_engine(threads: int) -> Any:
         "Det.std": [0.229, 0.224, 0.225],
         "Det.limit_type": "min",  # with 32, the network's stride: the size is ours to choose
         "Det.limit_side_len": 32,
-        "Global.log_level": "error",  # "no text found" is a warning of the library, and the usual case here
         "EngineConfig.onnxruntime.intra_op_num_threads": threads,
         "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     }
@@ -297,6 +296,7 @@ def _open_engine(threads: int) -> Any:
         raise BadWeights(
             f"sign-reading: {folder} cannot be read ({error}); reinstall: pip install --force-reinstall rapidocr"
         ) from error
+    _quieten()  # again: parts that it imports late put the handler back
     return engine
 
 
@@ -307,9 +307,17 @@ def _only(folder: Path, pattern: str) -> Path:
     return files[0]
 
 
+def _serious(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
 def _quieten() -> None:
-    """The library prints through a handler of its own; give its records to whoever configured logging instead."""
+    """The library prints through a handler of its own; give its records to whoever configured logging instead.
+
+    "No text found" is a warning of the library, and the usual case here: a filter, because others set its level too.
+    """
     logger = logging.getLogger("RapidOCR")
+    logger.addFilter(_serious)
     logger.handlers.clear()
     logger.propagate = True
 
