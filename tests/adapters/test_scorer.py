@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from models.vlm.prompts import prompt_of
 from models.vlm.qwen3_vl import Qwen3VL
 from models.vlm.scorer import Float8Scorer, Scorer
 from models.vlm.upload import Upload
+from models.worker import Worker
 
 KEY = "qwen3-vl-4b-scorer"
 ALL_GRIDS = [grid for level in GRIDS for grid in level]
@@ -228,3 +229,16 @@ def test_a_shard_that_is_missing_is_named(directory: Path, tmp_path: Path) -> No
 def test_another_models_checkpoint_is_refused(checkpoints: Path) -> None:
     with pytest.raises(BadWeights, match="expected Qwen3VLForConditionalGeneration"):
         loaded(checkpoint(catalog.find("natix-roadwork"), checkpoints))
+
+
+@pytest.mark.slow
+def test_it_answers_from_a_process_of_its_own(directory: Path) -> None:
+    worker = Worker({KEY: partial(Scorer, catalog.find(KEY), directory)}, name="scorer")
+    try:
+        worker.load(KEY, "cpu")
+        worker.warm_up(KEY)
+        frames = [picture(seed, (224, 224)) for seed in range(2)]
+        expected_here = [opinion.logit for opinion in loaded(directory).assess(frames)]
+        assert [opinion.logit for opinion in worker.assess(KEY, frames)] == pytest.approx(expected_here, abs=1e-4)
+    finally:
+        worker.stop()
