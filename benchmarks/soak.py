@@ -247,8 +247,12 @@ def report(directory: Path) -> bool:
         ),
         ("descriptors, last third less first", "flat (within 2)", f"{more:+.0f}", abs(more) <= 2),
         ("p99 drift", "< 10 %", f"{late:+.1%} ({p99(first):.0f} -> {p99(last):.0f} ms)", late < 0.1),
-        ("CPU time a request, drift", "< 10 %", f"{drifts['cpu_ms']:+.1%}", drifts["cpu_ms"] < 0.1),
-        ("the same in units of fixed work", "< 10 %", f"{drifts['units']:+.1%}", drifts["units"] < 0.1),
+        (
+            "CPU time a request, drift",
+            "< 10 %",
+            f"{drifts['units']:+.1%} in units of fixed work ({drifts['cpu_ms']:+.1%} in milliseconds)",
+            drifts["units"] < 0.1,
+        ),
     ]
     for name, wanted, reached, passed in rows:
         print(f"{'pass' if passed else 'FAIL'}  {name}: asked {wanted}, reached {reached}")
