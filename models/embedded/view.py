@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 STEP = 32  # the network halves its input five times
-SIDE = 288  # of the largest square input
+SIDE = 352  # of the largest square input
 LEAST = 224  # of the smallest: the wire size of January 2026
 SLACK = 1.1  # at most a tenth more pixels than wished
 LONGEST = 32 * STEP

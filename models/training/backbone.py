@@ -30,7 +30,7 @@ STAGES = (
     (1, 3, 1, 6, 192, 320),
 )
 WIDTH_AND_DEPTH = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
-STEM, HEAD = 32, 1280
+STEM, HEAD, LOOK = 32, 1280, 96
 EPSILON = 1e-3  # of the batch normalisation that is folded away
 
 
@@ -66,16 +66,24 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Pictures in, one logit out. `stem` and `blocks[:cut]` can be run apart from the rest (see features.py)."""
+    """Pictures in, one logit out: what the averaged features say, and whether any small place looks like road work.
+
+    An average over the whole map dilutes a cone far away. `dense` therefore gives one logit per place of the map at
+    stride 16; their log-sum-exp ("work at any place", as independent places would give it) is added with a learned gain.
+    """
 
     def __init__(self, variant: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         blocks = list(_blocks(variant))
         self.stem = SameConv(3, STEM, 3, 2)
         self.blocks = nn.ModuleList(blocks)
+        self.middle = max(n for n, block in enumerate(blocks) if block.depthwise.stride == (2, 2))
         self.head = SameConv(blocks[-1].project.out_channels, HEAD, 1)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(HEAD, 1)
+        self.look = SameConv(blocks[self.middle - 1].project.out_channels, LOOK, 1)
+        self.dense = SameConv(LOOK, 1, 1)
+        self.gain = nn.Parameter(torch.zeros(()))
 
     def lower(self, pixels: Tensor, cut: int) -> Tensor:
         """(N, 3, H, W) floats 0..255 -> the map after the first `cut` blocks. H and W: multiples of 32."""
@@ -84,19 +92,21 @@ class EfficientNetLite(nn.Module):
             x = block(x)
         return x
 
-    def pooled(self, x: Tensor, cut: int) -> Tensor:
-        """The map after `cut` blocks -> (N, 1280) features: the embedding."""
-        for block in self.blocks[cut:]:
+    def upper(self, x: Tensor, cut: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The map after `cut` <= `middle` blocks -> (N,) logits, (N, h, w) logits per place, (N, D) features."""
+        for block in self.blocks[cut : self.middle]:
             x = block(x)
-        return functional.relu6(self.head(x)).mean((2, 3))
-
-    def upper(self, x: Tensor, cut: int) -> Tensor:
-        """The map after `cut` blocks -> (N,) logits."""
-        return self.classifier(self.dropout(self.pooled(x, cut)))[:, 0]
+        places = self.dense(functional.relu6(self.look(x)))[:, 0].float()
+        for block in self.blocks[self.middle :]:
+            x = block(x)
+        features = functional.relu6(self.head(x)).float().mean((2, 3))
+        anywhere = torch.log(torch.exp(places.clamp(-20.0, 20.0)).sum((1, 2)))
+        logits = self.classifier(self.dropout(features))[:, 0].float() + self.gain * anywhere
+        return logits, places, features
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) floats 0..255 -> (N,) logits."""
-        return self.upper(self.lower(pixels, 0), 0)
+        return self.upper(self.lower(pixels, 0), 0)[0]
 
 
 def _round(channels: int, width: float) -> int:
@@ -127,7 +137,7 @@ def weights_file(variant: int) -> Path:
 
 def pretrained(variant: int = 0, dropout: float = 0.0) -> EfficientNetLite:
     """The network with ImageNet weights, batch normalisation folded in; the classifier starts at zero."""
-    source = torch.load(weights_file(variant), map_location="cpu", weights_only=True)
+    source = {k: v.float() for k, v in torch.load(weights_file(variant), "cpu", weights_only=True).items()}
     network = EfficientNetLite(variant, dropout)
     with torch.no_grad():
         _fold(network.stem, source, "_conv_stem", "_bn0")
@@ -140,6 +150,8 @@ def pretrained(variant: int = 0, dropout: float = 0.0) -> EfficientNetLite:
         _fold(network.head, source, "_conv_head", "_bn1")
         network.classifier.weight.zero_()
         network.classifier.bias.zero_()
+        network.dense.weight.zero_()
+        nn.init.constant_(network.dense.bias, -5.0)  # nothing at any place, at first
     return network.to(memory_format=torch.channels_last)
 
 

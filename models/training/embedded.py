@@ -1,9 +1,8 @@
-"""Train, evaluate and export the embedded network: one command, read from top to bottom in `main`.
+"""Train, evaluate and export the embedded network: one command, read from top to bottom in `run`.
 
     python -m models.training.embedded --data ../shared/data/streets --out models/embedded --device cuda
 
-Needs the extra `train`. About ten minutes on one card. Without `--device cuda` a smaller run, which trains the upper
-half of the network, takes about an hour on two cores. What is computed is kept under --work and used again.
+Needs the extra `train`; a few minutes on one card. On a CPU only `--quick` is of use: it shows that everything works.
 """
 
 from __future__ import annotations
@@ -11,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
+import os
 import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,15 @@ import torch
 
 from models.data.labelled import Labelled, read_folder
 from models.training import evaluate, export
-from models.training.features import bank
-from models.training.views import EVALUATED, evaluation_views, training_views
+from models.training.album import album, sprites
+from models.training.backbone import EfficientNetLite
+from models.training.fit import Member, fit
+from models.training.views import EVALUATED, Pixels, evaluation_views, render
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-QUICK = {"fit": {"steps": 20}, "views": {"roadwork": 1, "clear": 1, "pasted": 1, "control": 1, "upper": 0}}
+QUICK = {"drawn": 2, "shapes": [[64, 128], [64, 64]], "fit": {"steps": 16, "batch": 8}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,9 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for chatty in ("onnxscript", "onnx_ir"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    torch.set_num_threads(options.threads)
     try:
-        settings = _settings(options)
+        settings = settings_of(options.settings, options.device, options.set, options.quick)
         folds = tomllib.loads(options.folds.read_text())
         pictures = read_folder(options.data)
         evaluate.check_folds(pictures, folds)
@@ -53,36 +56,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(
     pictures: Sequence[Labelled], folds: evaluate.Folds, settings: Mapping[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Views, folds, calibration, figures; then, unless only evaluating, the final network and its files."""
+    """Networks of all folds and the final one; calibration and figures; then the files that ship."""
     work: Path = options.work
-    trainable = [p for p in pictures if p.source not in settings["measuring_only"]]
-    training = bank(training_views(trainable, close_ups(options.data), settings), settings, work / "maps")
-    tested = {k: bank(evaluation_views(pictures, [k], settings), settings, work / "maps") for k in options.views}
-    scores = evaluate.out_of_fold(pictures, folds, training, tested, settings, work / options.name)
-    found = {
-        "name": options.name,
-        "settings": settings,
-        **evaluate.results(scores, folds, settings["seed"], settings["unlike"]),
-    }
-    (work / f"{options.name}.json").write_text(json.dumps(found, indent=1))
-    (work / f"{options.name}.md").write_text(evaluate.markdown(found))
-    log.info("figures in %s", work / f"{options.name}.md")
-    if not options.only_evaluate:
-        network = evaluate.network_without("final", (), training, settings, work / options.name)
-        options.out.mkdir(parents=True, exist_ok=True)
-        difference = export.write_onnx(network, options.out / "roadwork.onnx")
-        calibration = evaluate.calibrate_all(scores, settings["seed"], settings["unlike"])
-        export.write_calibration(calibration, evaluate.share(scores), options.out / "calibration.json")
-        facts = {
-            "out_of_fold": _headline(found, folds),
-            "difference_to_torch": difference,
-            "settings": settings,
-        }
-        used = {s for v in training.views for s in v.sources}
-        card = export.card(options.out / "roadwork.onnx", pictures, used, options.data, facts)
-        (options.out / "model_card.json").write_text(json.dumps(card, indent=2) + "\n")
-        log.info("written to %s", options.out)
+    work.mkdir(parents=True, exist_ok=True)
+    with Rendering() as rendering:
+        coming = {kind: rendering.start(pictures, kind, settings["seed"]) for kind in options.views}
+        things = close_ups(options.data), sprites_of(options.sprites)
+        networks = train({"run": settings["fit"]}, {**folds, "final": ()}, pictures, things, settings)
+        rendered = {kind: rendering.result(futures) for kind, futures in coming.items()}
+    networks = {name.split("/")[1]: network for name, network in networks.items()}
+    torch.save({k: {n: v.half() for n, v in net.state_dict().items()} for k, net in networks.items()}, work / "weights.pt")
+    final = networks.pop("final")
+    scores = evaluate.out_of_fold(pictures, folds, networks, rendered, settings["device"])
+    found = {"settings": settings, **evaluate.results(scores, folds, settings["seed"], settings["unlike"])}
+    (work / "figures.json").write_text(json.dumps(found, indent=1))
+    (work / "figures.md").write_text(evaluate.markdown(found))
+    log.info("figures in %s", work / "figures.md")
+    options.out.mkdir(parents=True, exist_ok=True)
+    difference = export.write_onnx(final.cpu(), options.out / "roadwork.onnx")
+    calibration = evaluate.calibrate_all(scores, settings["seed"], settings["unlike"])
+    export.write_calibration(calibration, evaluate.share(scores), options.out / "calibration.json")
+    facts = {"out_of_fold": headline(found, folds), "difference_to_torch": difference, "settings": settings}
+    card = export.card(options.out / "roadwork.onnx", pictures, settings["measuring_only"], options.data, facts)
+    (options.out / "model_card.json").write_text(json.dumps(card, indent=2) + "\n")
+    log.info("written to %s", options.out)
     return found
+
+
+def train(
+    variants: Mapping[str, Mapping[str, Any]],
+    folds: evaluate.Folds,
+    pictures: Sequence[Labelled],
+    things: tuple[Mapping[str, Sequence[Path]], Sequence[Path]],
+    settings: Mapping[str, Any],
+) -> dict[str, EfficientNetLite]:
+    """A network for each variant of `fit` and each fold, side by side, named `variant/fold`.
+
+    things: close-ups by source, and rendered sprites.
+    """
+    trainable = [p for p in pictures if p.source not in settings["measuring_only"]]
+    device, seed = settings["device"], settings["seed"]
+    members = [
+        Member(f"{variant}/{fold}", {*held_out, *settings["measuring_only"]}, how, seed)
+        for variant, how in variants.items()
+        for fold, held_out in folds.items()
+        if fold == "final" or any(p.source in held_out for p in pictures)
+    ]
+    log.info("reading %d pictures", len(trainable))
+    read, bank = album(trainable, device), sprites(*things, seed, device, settings["drawn"])
+    log.info("%d networks, %d sprites", len(members), len(bank.sources))
+    return fit(members, read, bank, settings)
+
+
+class Rendering:
+    """Views for evaluation, rendered by other processes while the networks train."""
+
+    def __enter__(self) -> Rendering:
+        workers = max(1, (os.cpu_count() or 1) - 2)
+        self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def start(self, pictures: Sequence[Labelled], kind: str, seed: int) -> list[Future[list[Pixels]]]:
+        """One view per picture, in parts."""
+        views = evaluation_views(pictures, kind, seed)
+        return [self._pool.submit(_render_all, views[n : n + 64]) for n in range(0, len(views), 64)]
+
+    @staticmethod
+    def result(parts: Sequence[Future[list[Pixels]]]) -> list[Pixels]:
+        """Wait for them."""
+        return [pixels for part in parts for pixels in part.result()]
+
+
+def _render_all(views: Sequence[Any]) -> list[Pixels]:
+    return [render(view) for view in views]
 
 
 def close_ups(root: Path) -> dict[str, list[Path]]:
@@ -93,7 +142,12 @@ def close_ups(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _headline(found: Mapping[str, Any], folds: evaluate.Folds) -> dict[str, Any]:
+def sprites_of(folder: Path | None) -> list[Path]:
+    """What `render_sprites` wrote there; nothing without a folder."""
+    return sorted(folder.glob("*.png")) if folder else []
+
+
+def headline(found: Mapping[str, Any], folds: evaluate.Folds) -> dict[str, Any]:
     """The few figures that belong on a card: pooled per kind of view, and MCC per fold."""
     kinds = found["kinds"]
     return {
@@ -106,19 +160,19 @@ def _headline(found: Mapping[str, Any], folds: evaluate.Folds) -> dict[str, Any]
     }
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    settings = tomllib.loads((options.settings or HERE / f"{options.device}.toml").read_text())
-    if options.quick:
-        for table, values in QUICK.items():
-            settings[table].update(values)
-    for change in options.set:
+def settings_of(file: Path | None, device: str, changes: Sequence[str] = (), quick: bool = False) -> dict[str, Any]:
+    """The settings with changes like `fit.steps=400`. Raises ValueError for a name that they do not have."""
+    settings = tomllib.loads((file or HERE / "settings.toml").read_text())
+    if quick:
+        settings["fit"].update(QUICK["fit"])  # type: ignore[arg-type]
+        settings.update({name: value for name, value in QUICK.items() if name != "fit"})
+    for change in changes:
         _change(settings, change)
-    settings["device"] = options.device
+    settings["device"] = device
     return settings
 
 
 def _change(settings: dict[str, Any], change: str) -> None:
-    """`fit.steps=400` or `side=288`. Raises ValueError for a name that the settings do not have."""
     name, _, value = change.partition("=")
     *above, key = name.split(".")
     table: Any = settings
@@ -134,14 +188,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="<source>/<roadwork|clear|objects>/*.jpg below it")
     parser.add_argument("--out", type=Path, default=HERE.parent / "embedded", help="where the shipped files go")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "streetvision-training")
-    parser.add_argument("--name", default="run", help="of this run's folds and figures below --work")
-    parser.add_argument("--settings", type=Path, help="default: cpu.toml or cuda.toml beside this file, by --device")
+    parser.add_argument("--sprites", type=Path, help="what models.training.render_sprites wrote; without: drawn ones only")
+    parser.add_argument("--settings", type=Path, help="default: settings.toml beside this file")
     parser.add_argument("--folds", type=Path, default=HERE / "folds.toml")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting")
     parser.add_argument("--views", nargs="+", default=list(evaluate.SERVED), choices=EVALUATED, help="views to score")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only-evaluate", action="store_true", help="figures only, no final network")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that everything works")
     return parser
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
@@ -19,10 +14,8 @@ from models import metrics
 from models.data.labelled import Labelled
 from models.embedded.model import Calibration
 from models.training.backbone import EfficientNetLite
-from models.training.features import Bank
-from models.training.fit import fit, predict
-
-log = logging.getLogger(__name__)
+from models.training.fit import predict
+from models.training.views import Pixels
 
 SERVED = ("level0", "level1", "level2", "level3", "native")  # what reaches the miner; calibration is fitted on these
 BOOTSTRAPS = 100
@@ -57,59 +50,24 @@ def check_folds(pictures: Sequence[Labelled], folds: Folds) -> None:
 def out_of_fold(
     pictures: Sequence[Labelled],
     folds: Folds,
-    training: Bank,
-    tested: Mapping[str, Bank],
-    settings: Mapping[str, Any],
-    folder: Path,
+    networks: Mapping[str, EfficientNetLite],
+    rendered: Mapping[str, Sequence[Pixels]],
+    device: str,
 ) -> Scores:
-    """Train once per fold without its sources, then score them. tested: by kind of view, one view per picture.
+    """Every picture scored by the network of its fold, which never saw its source.
 
-    A fold's weights and logits are kept in `folder` and used again when they are there.
+    networks: by fold. rendered: by kind of view, one view per picture. Pictures of folds without a network are left out.
     """
     sources = np.array([p.source for p in pictures])
-    logits = {kind: np.zeros(len(pictures)) for kind in tested}
-    if settings["device"] != "cpu":
-        _side_by_side({**folds, "final": ()}, training, settings, folder)
-    for name, held_out in folds.items():
-        indices = np.flatnonzero(np.isin(sources, held_out))
-        if not len(indices):
-            continue
-        network = network_without(name, held_out, training, settings, folder)
-        for kind, bank in tested.items():
-            file = folder / f"logits-{name}-{kind}.npy"
-            if not file.exists():
-                np.save(file, predict(network, bank, indices.tolist(), settings["cut"], settings["device"]))
-            logits[kind][indices] = np.load(file)
-        log.info("fold %s: %d pictures scored", name, len(indices))
-    groups = np.array([p.group for p in pictures])
-    return Scores(np.array([p.label for p in pictures]), sources, groups, logits)
-
-
-def _side_by_side(folds: Folds, training: Bank, settings: Mapping[str, Any], folder: Path) -> None:
-    """Train every fold's network in a process of its own: one alone leaves a card mostly idle."""
-    folds = {name: held_out for name, held_out in folds.items() if not (folder / f"fold-{name}.pt").exists()}
-    if not folds:
-        return
-    with ProcessPoolExecutor(len(folds), mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(network_without, k, held_out, training, settings, folder) for k, held_out in folds.items()]
-        for job in jobs:
-            job.result()
-
-
-def network_without(
-    name: str, held_out: Sequence[str], training: Bank, settings: Mapping[str, Any], folder: Path
-) -> EfficientNetLite:
-    """The network that never saw `held_out` nor a measuring-only source, from `folder` or trained now."""
-    file = folder / f"fold-{name}.pt"
-    if file.exists():
-        network = EfficientNetLite(settings["variant"])
-        network.load_state_dict(torch.load(file, weights_only=True))
-        return network.eval()
-    log.info("%s: training without %s", name, ", ".join(held_out) or "only those that are for measuring")
-    network = fit(training, [*held_out, *settings["measuring_only"]], settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(network.state_dict(), file)
-    return network
+    logits = {kind: np.full(len(pictures), np.nan) for kind in rendered}
+    for name, network in networks.items():
+        rows = np.flatnonzero(np.isin(sources, folds[name]))
+        for kind, views in rendered.items():
+            logits[kind][rows] = predict(network, [views[n] for n in rows], device)
+    scores = Scores(
+        np.array([p.label for p in pictures]), sources, np.array([p.group for p in pictures]), logits
+    )
+    return scores.of(np.isin(sources, [s for name in networks for s in folds[name]]))
 
 
 def calibrate(

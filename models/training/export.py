@@ -35,8 +35,8 @@ class _FromPixels(nn.Module):
         self.network = network
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.network.pooled(self.network.lower(pixels.permute(0, 3, 1, 2).float(), 0), 0)
-        return self.network.classifier(embedding)[:, 0], embedding
+        logits, _, embeddings = self.network.upper(self.network.lower(pixels.permute(0, 3, 1, 2).float(), 0), 0)
+        return logits, embeddings
 
 
 def write_onnx(network: EfficientNetLite, path: Path) -> float:
@@ -85,11 +85,12 @@ def write_calibration(calibration: Calibration, share: float, path: Path) -> Non
 
 
 def card(
-    weights: Path, pictures: Sequence[Labelled], used: Collection[str], root: Path, facts: Mapping[str, Any]
+    weights: Path, pictures: Sequence[Labelled], measuring_only: Collection[str], root: Path, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The model card as data. used: sources whose pixels trained the weights. facts: what the run measured."""
+    """The model card as data. measuring_only: sources that trained nothing. facts: what the run measured."""
     licences = _licences(root / "manifest.csv")
     counts = Counter((p.source, p.label) for p in pictures)
+    sources = {p.source for p in pictures}
     return {
         "model_name": "streetvision-embedded",
         "description": "EfficientNet-Lite0, fine-tuned to tell whether road work is visible in a street picture.",
@@ -106,9 +107,9 @@ def card(
                 "clear": counts[source, 0],
                 "licence": licences.get(source, "not stated"),
             }
-            for source in sorted(used)
+            for source in sorted(sources - set(measuring_only))
         ],
-        "never_trained_on": sorted({p.source for p in pictures} - set(used)),
+        "never_trained_on": sorted(sources & set(measuring_only)),
         **facts,
     }
 

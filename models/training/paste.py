@@ -1,4 +1,4 @@
-"""Work zones put together by hand: objects pasted onto clear frames, and harmless things pasted as controls.
+"""Things to paste: cones, barriers, signs and workers for work zones, and harmless things as controls.
 
 Real dashcam frames with road work come from few cameras, so a network learns the camera. A clear frame of any camera
 with cones, barriers, signs or machines pasted in is a positive of that camera; the same frame with harmless things
@@ -7,7 +7,9 @@ pasted in the same way keeps it from learning the paste instead. numpy and Pillo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ Sprite = Image.Image  # RGBA, about TALL pixels high
 Colour = tuple[int, int, int]
 
 TALL = 96
+MACHINES = frozenset({"excavators-site"})  # whose close-ups show machines, not cones
+CLOSE_UP = 0.003  # weight of one cut-out; the drawn kinds weigh about 0.7 together
+RENDERED = 0.7  # weight of all rendered sprites of one label together
 WHITE_BORDER = 0.85  # share of near-white border pixels above which a close-up can be cut out
 WHITE: Colour = (238, 238, 238)
 GREY: Colour = (95, 95, 95)
@@ -44,86 +49,51 @@ def cut_out(pixels: Pixels) -> Sprite | None:
     return picture.crop(box) if box and 0.1 < np.asarray(alpha).mean() / 255 < 0.95 else None
 
 
-def positive(frame: Pixels, objects: Sequence[Sprite], rng: Rng) -> Pixels:
-    """A clear frame (H, W, 3) with a work zone pasted in. objects: cut-outs that may be used besides the drawn ones."""
-    picture = Image.fromarray(frame)
-    makers: list[Callable[[Rng], Sprite]] = [_cone, _barrel, _panel]
-    if objects:
-        makers += [lambda r: objects[int(r.integers(len(objects)))]] * 4
-    scene = rng.random()
-    if scene < 0.55:
-        _row(picture, makers[rng.integers(len(makers))], rng)
-    if 0.45 < scene < 0.75:
-        _some(picture, _barrier, rng, most=3, heights=(0.05, 0.16))
-    if scene > 0.65:
-        _some(picture, _work_sign, rng, most=2, heights=(0.06, 0.22))
-    if scene > 0.8:
-        _some(picture, makers[rng.integers(len(makers))], rng, most=4, heights=(0.05, 0.35))
-    if rng.random() < 0.3:
-        _some(picture, _worker, rng, most=3, heights=(0.08, 0.3))
-    return np.asarray(picture)
+@dataclass(frozen=True)
+class Thing:
+    """A sprite with what is needed to place it. metres: real height. chance: weight among those of its `work`."""
+
+    sprite: Sprite
+    metres: float
+    work: bool
+    chance: float
+    source: str = ""
 
 
-def control(frame: Pixels, donor: Pixels, rng: Rng) -> Pixels:
-    """A clear frame with harmless things pasted in: pieces of another clear frame, plain signs, coloured vehicles."""
-    picture = Image.fromarray(frame)
-    makers: list[Callable[[Rng], Sprite]] = [_plain_sign, _vehicle, _hydrant, _person, _post]
-    makers += [lambda r: _piece(donor, r)] * 3
-    if rng.random() < 0.4:
-        _row(picture, makers[rng.integers(len(makers))], rng)
-    else:
-        for _ in range(rng.integers(1, 4)):
-            _some(picture, makers[rng.integers(len(makers))], rng, most=2, heights=(0.05, 0.3))
-    return np.asarray(picture)
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of thing is drawn. metres: range of real heights. share: of the draws of its `work`."""
+
+    make: Callable[[Rng], Sprite]
+    metres: tuple[float, float]
+    work: bool
+    share: float
 
 
-def _row(picture: Image.Image, maker: Callable[[Rng], Sprite], rng: Rng) -> None:
-    """A line of things along one side of the road, larger and further out the nearer they are."""
-    width, height = picture.size
-    horizon = height * rng.uniform(0.42, 0.56)
-    side, count = rng.choice([-1, 1]), int(rng.integers(2, 10))
-    spread, sprite = rng.uniform(0.25, 0.5), maker(rng)
-    far = rng.uniform(0.05, 0.25)
-    for n in range(count):  # far to near, so that near ones cover far ones
-        near = far + (1 - far) * (n + rng.uniform(0, 0.4)) / count
-        foot = horizon + (height - horizon) * 0.9 * near**1.5
-        tall = max(6.0, (foot - horizon) * rng.uniform(0.3, 0.42))
-        x = width / 2 + side * width * (0.06 + spread * near**1.4) * rng.uniform(0.85, 1.1)
-        _put(picture, sprite if rng.random() < 0.8 else maker(rng), x, foot, tall, rng)
+def draw(kind: Kind, count: int, rng: Rng) -> Iterator[Thing]:
+    """`count` different sprites of one kind."""
+    for _ in range(count):
+        yield Thing(kind.make(rng), float(rng.uniform(*kind.metres)), kind.work, kind.share / count)
 
 
-def _some(
-    picture: Image.Image, maker: Callable[[Rng], Sprite], rng: Rng, most: int, heights: tuple[float, float]
-) -> None:
-    """Up to `most` things anywhere below the horizon; heights as shares of the picture's."""
-    width, height = picture.size
-    for _ in range(rng.integers(1, most + 1)):
-        tall = height * np.exp(rng.uniform(np.log(heights[0]), np.log(heights[1])))
-        foot = rng.uniform(0.5, 0.8) * height + tall * 0.5
-        _put(picture, maker(rng), rng.uniform(0.02, 0.98) * width, foot, tall, rng)
+def cut_out_of(path: Path, source: str) -> Thing | None:
+    """The object of a close-up. Broad ones are machines, the others cones."""
+    with Image.open(path) as picture:
+        sprite = cut_out(np.asarray(picture.convert("RGB")))
+    if sprite is None:
+        return None
+    machine = source in MACHINES
+    return Thing(sprite, 2.8 if machine else 0.75, True, CLOSE_UP * (0.4 if machine else 1.0), source)
 
 
-def _put(picture: Image.Image, sprite: Sprite, x: float, foot: float, tall: float, rng: Rng) -> None:
-    """Scale, light like the surroundings, soften, lay a shadow, and paste with its foot at (x, foot)."""
-    size = max(2, round(sprite.width * tall / sprite.height)), max(4, round(tall))
-    scaled = sprite.resize(size, Image.Resampling.LANCZOS)
-    if rng.random() < 0.5:
-        scaled = scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    left, top = round(x - size[0] / 2), round(foot) - size[1]
-    around = picture.crop((left - size[0], top, left + 2 * size[0], top + size[1]))
-    light = 0.5 + 0.5 * np.asarray(around).mean() / 118
-    colours = np.asarray(scaled, dtype=np.float32)
-    grey = colours[..., :3].mean(2, keepdims=True)
-    toned = (grey + (colours[..., :3] - grey) * rng.uniform(0.55, 1.05)) * light * rng.uniform(0.75, 1.15)
-    lit = Image.fromarray(np.dstack([toned.clip(0, 255), colours[..., 3:]]).astype(np.uint8), "RGBA")
-    if rng.random() < 0.6:
-        lit = lit.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
-    if rng.random() < 0.5:
-        shadow = Image.new("L", picture.size, 0)
-        box = (left - size[0] * 0.1, foot - size[1] * 0.08, left + size[0] * 1.3, foot + size[1] * 0.06)
-        ImageDraw.Draw(shadow).ellipse(box, fill=int(rng.integers(40, 120)))
-        picture.paste((20, 20, 24), (0, 0), shadow)
-    picture.paste(lit, (left, top), lit)
+def rendered(paths: Sequence[Path]) -> Iterator[Thing]:
+    """What `render_sprites` wrote: its file names say what it is and how high. Every kind is drawn as often."""
+    kinds = [path.name.split("-")[:2] for path in paths]
+    for path, kind in zip(paths, kinds, strict=True):
+        work = kind[0] == "work"
+        alike = len({k[1] for k in kinds if k[0] == kind[0]}) * kinds.count(kind)
+        with Image.open(path) as picture:
+            yield Thing(picture.convert("RGBA"), int(path.name.split("-")[2]) / 100, work, RENDERED / alike)
 
 
 def _blank(wide: float) -> tuple[Sprite, ImageDraw.ImageDraw]:
@@ -302,18 +272,16 @@ def _post(rng: Rng) -> Sprite:
     return sprite
 
 
-def _piece(donor: Pixels, rng: Rng) -> Sprite:
-    """A piece of another clear frame; a third of them tinted orange, yellow or red."""
-    height, width = donor.shape[:2]
-    tall = int(rng.integers(max(8, height // 20), height // 3))
-    wide = min(width - 1, int(tall * rng.uniform(0.4, 1.6)))
-    top, left = int(rng.integers(height - tall)), int(rng.integers(width - wide))
-    piece = Image.fromarray(donor[top : top + tall, left : left + wide]).convert("RGB")
-    if rng.random() < 0.35:
-        tint = Image.new("RGB", piece.size, _orange(rng) if rng.random() < 0.6 else (240, 190, 30))
-        piece = Image.blend(piece, tint, rng.uniform(0.4, 0.9))
-    mask = Image.new("L", piece.size, 0)
-    draw = ImageDraw.Draw(mask)
-    (draw.ellipse if rng.random() < 0.5 else draw.rectangle)((0, 0, wide - 1, tall - 1), fill=255)
-    piece.putalpha(mask)
-    return piece
+KINDS = (
+    Kind(_cone, (0.45, 1.0), True, 0.14),
+    Kind(_barrel, (0.9, 1.15), True, 0.12),
+    Kind(_panel, (0.9, 1.3), True, 0.10),
+    Kind(_barrier, (0.9, 1.5), True, 0.14),
+    Kind(_work_sign, (1.6, 2.8), True, 0.14),
+    Kind(_worker, (1.6, 1.9), True, 0.08),
+    Kind(_plain_sign, (1.8, 3.0), False, 0.25),
+    Kind(_vehicle, (1.4, 3.2), False, 0.25),
+    Kind(_hydrant, (0.6, 1.0), False, 0.1),
+    Kind(_person, (1.5, 1.9), False, 0.2),
+    Kind(_post, (0.5, 1.6), False, 0.2),
+)
