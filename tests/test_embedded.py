@@ -82,7 +82,7 @@ def test_more_pictures_than_one_batch_holds(model: Embedded) -> None:
 
 def test_evidence_says_what_the_network_saw(model: Embedded) -> None:
     opinion = model.assess([scene(0, (1280, 720))])[0]
-    assert json.loads(json.dumps(dict(opinion.evidence)))["input"] == [384, 224]
+    assert json.loads(json.dumps(dict(opinion.evidence)))["input"] == [448, 256]
     assert opinion.milliseconds > 0
 
 
@@ -170,7 +170,13 @@ def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"slope": 0, "shift": 0}', '{"slope": 1, "shift": NaN}', '{"slope": "x", "shift": 1}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        *(f'{{"wire": {{"slope": {a}, "shift": {b}}}}}' for a, b in (("0", "0"), ("1", "NaN"), ('"x"', "1"))),
+    ],
 )
 def test_a_bad_calibration_is_refused(folder: Path, content: str) -> None:
     (folder / "calibration.json").write_text(content)
@@ -186,9 +192,10 @@ def test_calibration_is_monotone_and_decides_at_its_shift(slope: float, shift: f
 
 
 def test_the_shipped_calibration_is_sane() -> None:
-    calibration = Calibration.read(HERE / "calibration.json")
-    assert 0.1 < calibration.slope < 10
-    assert abs(calibration.shift) < 5
+    for kind in ("wire", "native"):
+        calibration = Calibration.read(HERE / "calibration.json", kind)
+        assert 0.1 < calibration.slope < 10
+        assert abs(calibration.shift) < 5
 
 
 @given(width=st.integers(8, 4096), height=st.integers(8, 4096))

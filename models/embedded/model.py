@@ -26,7 +26,8 @@ from models.once import Once
 
 HERE = Path(__file__).parent
 LARGEST_BATCH = 16
-WARM_SIZES = ((224, 224), (1280, 720), (640, 480))  # wire size of January 2026, and what cameras send
+WIRE = (224, 224)  # as validators send it since January 2026: a crop, which may have lost the road work
+WARM_SIZES = (WIRE, (1280, 720), (640, 480))  # and what cameras send
 REMEDY = (
     "restore it with `git checkout -- models/embedded`, or train it again with "
     "`python -m models.training.embedded --data <pictures> --out models/embedded`"
@@ -49,10 +50,10 @@ class Calibration:
         return self.slope * (logit - self.shift)
 
     @classmethod
-    def read(cls, path: Path) -> Calibration:
-        """Raises BadWeights when the file is missing or not a calibration."""
+    def read(cls, path: Path, kind: str) -> Calibration:
+        """kind: `wire` or `native`. Raises BadWeights when the file is missing or has no such calibration."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))[kind]
             return cls(float(values["slope"]), float(values["shift"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadWeights(f"{path} cannot be read as a calibration ({error!r}); {REMEDY}") from error
@@ -76,7 +77,7 @@ class Embedded:
         self._folder = folder
         self._threads = threads
         self._session: Any = None
-        self._calibration: Calibration | None = None
+        self._calibrations: dict[str, Calibration] = {}
         self._once = Once(self._look)
         self.spec = ModelSpec(
             key="embedded",
@@ -98,7 +99,7 @@ class Embedded:
         except ImportError as error:
             raise ModelUnavailable("onnxruntime is missing; install it with: pip install onnxruntime") from error
         weights = _checked(self._folder / "roadwork.onnx", self._folder / "model_card.json")
-        self._calibration = Calibration.read(self._folder / "calibration.json")
+        self._calibrations = {k: Calibration.read(self._folder / "calibration.json", k) for k in ("wire", "native")}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -121,11 +122,11 @@ class Embedded:
         return [
             Opinion(
                 self.spec.key,
-                self._log_odds(each.logit),
+                self._calibrations["wire" if frame.size == WIRE else "native"].log_odds(each.logit),
                 milliseconds,
                 {"raw_logit": each.logit, "input": list(each.size)},
             )
-            for each in seen
+            for frame, each in zip(frames, seen, strict=True)
         ]
 
     def embed(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
@@ -164,10 +165,6 @@ class Embedded:
         except Exception as error:  # onnxruntime's errors share no public base
             raise ModelCrashed(f"embedded: onnxruntime failed on {batch.shape}: {error}") from error
         return logits, embeddings
-
-    def _log_odds(self, logit: float) -> float:
-        assert self._calibration is not None, "loaded with the session"
-        return self._calibration.log_odds(logit)
 
 
 def _checked(weights: Path, card: Path) -> bytes:

@@ -7,7 +7,6 @@ horizon / height of the camera. Every pasted pixel of road work is known, so a v
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +27,7 @@ FLAT = 0.012  # least height of a pasted thing, as a share of the frame's
 class Order:
     """What to compose. picture, donor: (B,) indices into the album. kind: (B,) indices into KINDS. label: (B,).
 
-    allowed: (B, S) whether a sprite may be used (none of a held-out source).
+    allowed: (B, S) whether a sprite may be used: drawn and rendered ones, and the cut-outs of one supplier.
     """
 
     picture: Tensor
@@ -135,7 +134,8 @@ def _sampled(frames: Tensor, boxes: Tensor, shape: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Things:
-    """textures: (B, K, LEVELS, 4, T, T). box: (B, K, 4) left, top, width, height in the frame's pixels. work, light..."""
+    """What is pasted: textures (B, K, LEVELS, 4, T, T), box (B, K, 4): left, top, width, height in the frame's pixels,
+    and (B, K) each: whether it is road work, brightness, saturation, depth of its shadow, levels of extra blur."""
 
     textures: Tensor
     box: Tensor
@@ -164,7 +164,8 @@ def _things(album: Album, sprites: Sprites, order: Order, frames: Tensor, size: 
     box = torch.stack([x - wide * flipped / 2, foot - tall, wide * flipped, tall], -1)
     box = torch.where(valid[..., None], box, torch.tensor([-1e4, -1e4, 1.0, 1.0], device=box.device))
     textures = sprites.textures[chosen]
-    textures[~positive, -PIECES:] = _pieces(album, order, ~positive, dice)
+    if not positive.all():
+        textures[~positive, -PIECES:] = _pieces(album, order, ~positive, dice)
     near_to_far = torch.where(valid, foot, -1e4).argsort(1)  # far first, so that near ones cover far ones
     box = box.gather(1, near_to_far[..., None].expand_as(box))
     work = (work & valid).gather(1, near_to_far)
@@ -211,7 +212,10 @@ def _places(positive: Tensor, dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
     number = 1 + (dice.uniform(count, 1) ** 1.5 * last).floor()
     n = torch.arange(SLOTS, device=positive.device).float()[None]
     far = torch.exp(dice.uniform(count, 1, low=math.log(0.04), high=math.log(0.4)))
-    near = far + (dice.uniform(count, 1, low=0.2, high=1.0) * (1 - far)) * (n + dice.uniform(count, SLOTS, high=0.4)) / number
+    near = (
+        far
+        + (dice.uniform(count, 1, low=0.2, high=1.0) * (1 - far)) * (n + dice.uniform(count, SLOTS, high=0.4)) / number
+    )
     side = torch.where(dice.happens(0.5, count, 1), -1.0, 1.0)
     start, spread = dice.uniform(count, 1, low=-0.05, high=0.12), dice.uniform(count, 1, low=0.1, high=0.55)
     row_x = 0.5 + side * (start + spread * near) * dice.uniform(count, SLOTS, low=0.9, high=1.1)
@@ -263,14 +267,9 @@ def _pasted(pixels: Tensor, things: _Things, boxes: Tensor, shape: tuple[int, in
         colour, alpha = functional.grid_sample(texture, inside * 2 - 1, align_corners=False).split((3, 1), 1)
         alpha = alpha / 255
         grey = colour.mean(1, keepdim=True)
-        colour = ((grey + (colour - grey) * saturation) * tone).clamp(max=255.0)
+        colour = torch.minimum((grey + (colour - grey) * saturation) * tone, alpha * 255)
         shade = torch.exp(-(((inside[..., 0] - 0.6) / 0.7) ** 2) - ((inside[..., 1] - 1.0) / 0.07) ** 2)[:, None]
         pixels = pixels * (1 - things.shadow[:, k, None, None, None] * shade)
         pixels = pixels * (1 - alpha) + colour
         mask = torch.maximum(mask * (1 - alpha), alpha * things.work[:, k, None, None, None])
     return pixels, mask
-
-
-def allowed(sprites: Sprites, held_out: Sequence[str], device: str) -> Tensor:
-    """(S,) 1.0 for sprites that no held-out source supplied."""
-    return torch.tensor([s not in held_out for s in sprites.sources], device=device, dtype=torch.float32)

@@ -8,8 +8,10 @@ Needs the extra `train`; a few minutes on one card. On a CPU only `--quick` is o
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import logging
+import math
 import multiprocessing
 import os
 import sys
@@ -17,6 +19,7 @@ import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ import torch
 
 from models.data.labelled import Labelled, read_folder
 from models.training import evaluate, export
-from models.training.album import album, sprites
+from models.training.album import Album, Sprites, album, sprites
 from models.training.backbone import EfficientNetLite
 from models.training.fit import Member, fit
 from models.training.views import EVALUATED, Pixels, evaluation_views, render
@@ -32,7 +35,9 @@ from models.training.views import EVALUATED, Pixels, evaluation_views, render
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-QUICK = {"drawn": 2, "shapes": [[64, 128], [64, 64]], "fit": {"steps": 16, "batch": 8}}
+SERVED = [kind for kinds in evaluate.SERVED.values() for kind in kinds]
+EXAMPLES = 120  # pictures by which the ranges of 8 bits are set, and others by which they are checked
+QUICK = {"drawn": 2, "pool": 24, "shapes": [[64, 128], [64, 64]], "fit": {"steps": 16, "batch": 8}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = settings_of(options.settings, options.device, options.set, options.quick)
         folds = tomllib.loads(options.folds.read_text())
-        pictures = read_folder(options.data)
+        pictures = corrected(read_folder(options.data), HERE / "corrections.toml", options.data)
         evaluate.check_folds(pictures, folds)
     except ValueError as error:
         log.error("%s", error)
@@ -59,53 +64,91 @@ def run(
     """Networks of all folds and the final one; calibration and figures; then the files that ship."""
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
+    members = members_of(
+        [f"run/{name}" for name in (*folds, "final")], {"run": settings["fit"]}, folds, pictures, settings
+    )
+    material = read(pictures, options.data, options.sprites, settings)
     with Rendering() as rendering:
         coming = {kind: rendering.start(pictures, kind, settings["seed"]) for kind in options.views}
-        things = close_ups(options.data), sprites_of(options.sprites)
-        networks = train({"run": settings["fit"]}, {**folds, "final": ()}, pictures, things, settings)
+        networks = fit(members, *material, settings, options.seconds, lambda name, network: keep(name, network, work))
         rendered = {kind: rendering.result(futures) for kind, futures in coming.items()}
     networks = {name.split("/")[1]: network for name, network in networks.items()}
-    torch.save({k: {n: v.half() for n, v in net.state_dict().items()} for k, net in networks.items()}, work / "weights.pt")
     final = networks.pop("final")
     scores = evaluate.out_of_fold(pictures, folds, networks, rendered, settings["device"])
+    trained = [p.source not in settings["measuring_only"] for p in pictures]
+    examples = [view for view, usable in zip(rendered[options.views[-1]], trained, strict=True) if usable]
+    return ship(final, scores, examples, pictures, folds, settings, options)
+
+
+def ship(
+    final: EfficientNetLite,
+    scores: evaluate.Scores,
+    examples: Sequence[Pixels],
+    pictures: Sequence[Labelled],
+    folds: evaluate.Folds,
+    settings: Mapping[str, Any],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Figures and opinions into --work, the files of the package into --out. examples: views of training pictures."""
     found = {"settings": settings, **evaluate.results(scores, folds, settings["seed"], settings["unlike"])}
-    (work / "figures.json").write_text(json.dumps(found, indent=1))
-    (work / "figures.md").write_text(evaluate.markdown(found))
-    log.info("figures in %s", work / "figures.md")
+    (options.work / "figures.json").write_text(json.dumps(found, indent=1))
+    (options.work / "figures.md").write_text(evaluate.markdown(found))
+    calibrations = evaluate.calibrate_all(scores, settings["seed"], settings["unlike"])
+    told = evaluate.opinions(scores, pictures, options.data, folds, settings, calibrations)
+    (options.work / "opinions.json.gz").write_bytes(gzip.compress(json.dumps(told).encode(), mtime=0))
+    log.info("figures and opinions in %s", options.work)
     options.out.mkdir(parents=True, exist_ok=True)
-    difference = export.write_onnx(final.cpu(), options.out / "roadwork.onnx")
-    calibration = evaluate.calibrate_all(scores, settings["seed"], settings["unlike"])
-    export.write_calibration(calibration, evaluate.share(scores), options.out / "calibration.json")
-    facts = {"out_of_fold": headline(found, folds), "difference_to_torch": difference, "settings": settings}
-    card = export.card(options.out / "roadwork.onnx", pictures, settings["measuring_only"], options.data, facts)
+    whole, small = options.work / "float.onnx", options.out / "roadwork.onnx"
+    facts = {"out_of_fold": headline(found, folds), "settings": settings}
+    facts["difference_to_torch"] = export.write_onnx(final.cpu(), whole)
+    export.quantise(whole, small, examples[:: max(1, len(examples) // EXAMPLES)])
+    facts["difference_of_8_bits"] = export.difference(whole, small, examples[1 :: max(1, len(examples) // EXAMPLES)])
+    export.write_calibrations(calibrations, evaluate.share(scores), options.out / "calibration.json")
+    card = export.card(small, pictures, settings["measuring_only"], options.data, facts)
     (options.out / "model_card.json").write_text(json.dumps(card, indent=2) + "\n")
     log.info("written to %s", options.out)
     return found
 
 
-def train(
+def corrected(pictures: Sequence[Labelled], file: Path, root: Path) -> list[Labelled]:
+    """The pictures with the labels that `corrections.toml` gives for some of them."""
+    wrong = {(root.resolve() / c["path"]): c["label"] for c in tomllib.loads(file.read_text())["picture"]}
+    return [replace(p, label=wrong.get(p.path, p.label)) for p in pictures]
+
+
+def members_of(
+    names: Sequence[str],
     variants: Mapping[str, Mapping[str, Any]],
     folds: evaluate.Folds,
     pictures: Sequence[Labelled],
-    things: tuple[Mapping[str, Sequence[Path]], Sequence[Path]],
     settings: Mapping[str, Any],
-) -> dict[str, EfficientNetLite]:
-    """A network for each variant of `fit` and each fold, side by side, named `variant/fold`.
-
-    things: close-ups by source, and rendered sprites.
-    """
-    trainable = [p for p in pictures if p.source not in settings["measuring_only"]]
-    device, seed = settings["device"], settings["seed"]
-    members = [
-        Member(f"{variant}/{fold}", {*held_out, *settings["measuring_only"]}, how, seed)
-        for variant, how in variants.items()
-        for fold, held_out in folds.items()
-        if fold == "final" or any(p.source in held_out for p in pictures)
+) -> list[Member]:
+    """`variant/fold`, or `variant/final` for all sources; without folds of which there is no picture."""
+    present = {p.source for p in pictures}
+    pairs = [name.split("/") for name in names]
+    return [
+        Member(f"{v}/{f}", {*folds.get(f, ()), *settings["measuring_only"]}, variants[v], settings["seed"])
+        for v, f in pairs
+        if f == "final" or present & set(folds[f])
     ]
+
+
+def read(
+    pictures: Sequence[Labelled], data: Path, rendered: Path | None, settings: Mapping[str, Any]
+) -> tuple[Album, Sprites]:
+    """What is trained on, on the device."""
+    trainable = [p for p in pictures if p.source not in settings["measuring_only"]]
     log.info("reading %d pictures", len(trainable))
-    read, bank = album(trainable, device), sprites(*things, seed, device, settings["drawn"])
-    log.info("%d networks, %d sprites", len(members), len(bank.sources))
-    return fit(members, read, bank, settings)
+    seed, device = settings["seed"], settings["device"]
+    bank = sprites(close_ups(data), sprites_of(rendered), seed, device, settings["drawn"])
+    log.info("%d sprites", len(bank.sources))
+    return album(trainable, device), bank
+
+
+def keep(name: str, network: EfficientNetLite, folder: Path) -> None:
+    """The weights in half precision, as soon as they are there."""
+    weights = {key: value.half() for key, value in network.state_dict().items()}
+    torch.save(weights, folder / f"{name.replace('/', '-')}.pt")
 
 
 class Rendering:
@@ -188,12 +231,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="<source>/<roadwork|clear|objects>/*.jpg below it")
     parser.add_argument("--out", type=Path, default=HERE.parent / "embedded", help="where the shipped files go")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "streetvision-training")
-    parser.add_argument("--sprites", type=Path, help="what models.training.render_sprites wrote; without: drawn ones only")
+    parser.add_argument(
+        "--sprites", type=Path, help="what models.training.render_sprites wrote; without: drawn ones only"
+    )
     parser.add_argument("--settings", type=Path, help="default: settings.toml beside this file")
     parser.add_argument("--folds", type=Path, default=HERE / "folds.toml")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting")
-    parser.add_argument("--views", nargs="+", default=list(evaluate.SERVED), choices=EVALUATED, help="views to score")
+    parser.add_argument("--views", nargs="+", default=list(SERVED), choices=EVALUATED, help="views to score")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--seconds", type=float, default=math.inf, help="cut the training to fit, default: no limit")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that everything works")
     return parser
 

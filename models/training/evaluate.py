@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from models import metrics
@@ -17,7 +20,8 @@ from models.training.backbone import EfficientNetLite
 from models.training.fit import predict
 from models.training.views import Pixels
 
-SERVED = ("level0", "level1", "level2", "level3", "native")  # what reaches the miner; calibration is fitted on these
+# What reaches the miner. The wire's pictures are crops that may have lost the road work, so they are less sure.
+SERVED = {"wire": ("level0", "level1", "level2", "level3"), "native": ("native",)}
 BOOTSTRAPS = 100
 
 Folds = Mapping[str, Sequence[str]]
@@ -56,7 +60,7 @@ def out_of_fold(
 ) -> Scores:
     """Every picture scored by the network of its fold, which never saw its source.
 
-    networks: by fold. rendered: by kind of view, one view per picture. Pictures of folds without a network are left out.
+    networks: by fold. rendered: by kind, one view per picture. Pictures of folds without a network are left out.
     """
     sources = np.array([p.source for p in pictures])
     logits = {kind: np.full(len(pictures), np.nan) for kind in rendered}
@@ -64,9 +68,7 @@ def out_of_fold(
         rows = np.flatnonzero(np.isin(sources, folds[name]))
         for kind, views in rendered.items():
             logits[kind][rows] = predict(network, [views[n] for n in rows], device)
-    scores = Scores(
-        np.array([p.label for p in pictures]), sources, np.array([p.group for p in pictures]), logits
-    )
+    scores = Scores(np.array([p.label for p in pictures]), sources, np.array([p.group for p in pictures]), logits)
     return scores.of(np.isin(sources, [s for name in networks for s in folds[name]]))
 
 
@@ -113,26 +115,65 @@ def best_threshold(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> fl
     return float((logits[order[best]] + logits[order[best + 1]]) / 2)
 
 
-def calibrate_all(scores: Scores, seed: int = 0, unlike: Sequence[str] = ()) -> Calibration:
-    """The calibration that ships: fitted on every source, in every kind of picture that is served.
+def calibrate_all(scores: Scores, seed: int = 0, unlike: Sequence[str] = ()) -> dict[str, Calibration]:
+    """The calibrations that ship, `wire` and `native`: fitted on every source, in every kind of picture served so.
 
     unlike: sources whose pictures are not what validators send, which must not set the threshold for those that are.
     """
     scores = scores.of(~np.isin(scores.sources, unlike))
-    kinds = [k for k in SERVED if k in scores.logits]
-    logits = np.concatenate([scores.logits[k] for k in kinds])
-    return calibrate(np.tile(scores.labels, len(kinds)), logits, np.tile(scores.sources, len(kinds)), seed)
+    found = {}
+    for served, kinds in SERVED.items():
+        present = [scores.logits[kind] for kind in kinds if kind in scores.logits]
+        if present:
+            labels, sources = np.tile(scores.labels, len(present)), np.tile(scores.sources, len(present))
+            found[served] = calibrate(labels, np.concatenate(present), sources, seed)
+    return found
 
 
 def calibrated(scores: Scores, seed: int = 0, unlike: Sequence[str] = ()) -> dict[str, NDArray[np.float64]]:
     """Probabilities by kind of view; those of a source come from a calibration fitted on all other sources."""
-    result = {kind: np.zeros(len(scores.labels)) for kind in scores.logits}
+    served = {kind: name for name, kinds in SERVED.items() for kind in kinds if kind in scores.logits}
+    result = {kind: np.zeros(len(scores.labels)) for kind in served}
     for source in np.unique(scores.sources):
         own = scores.sources == source
-        calibration = calibrate_all(scores.of(~own), seed, unlike)
-        for kind, logits in scores.logits.items():
-            result[kind][own] = probability(calibration.slope * (logits[own] - calibration.shift))
+        calibrations = calibrate_all(scores.of(~own), seed, unlike)
+        for kind, name in served.items():
+            found = calibrations[name]
+            result[kind][own] = probability(found.slope * (scores.logits[kind][own] - found.shift))
     return result
+
+
+def opinions(
+    scores: Scores,
+    pictures: Sequence[Labelled],
+    root: Path,
+    folds: Folds,
+    settings: Mapping[str, Any],
+    calibrations: Mapping[str, Calibration],
+) -> dict[str, Any]:
+    """Out-of-fold logits of every picture as data, for studies of the cascade: columns of equal length, no pixels.
+
+    schema 2. path (relative to the data), sha256 (of the file), source, group, label, width, height; logits: by kind of
+    view, as the fold's network gave them, before calibration. folds, unlike, measuring_only: as in the settings.
+    calibrations: those that ship.
+    """
+    files = [p.path for p in pictures]
+    sizes = [Image.open(file).size for file in files]
+    return {
+        "schema": 2,
+        "folds": dict(folds),
+        "unlike": settings["unlike"],
+        "measuring_only": settings["measuring_only"],
+        "calibrations": {kind: asdict(c) for kind, c in calibrations.items()},
+        "path": [file.relative_to(root.resolve()).as_posix() for file in files],
+        "sha256": [hashlib.sha256(file.read_bytes()).hexdigest() for file in files],
+        "source": scores.sources.tolist(),
+        "group": scores.groups.tolist(),
+        "label": scores.labels.tolist(),
+        "width": [width for width, _ in sizes],
+        "height": [height for _, height in sizes],
+        "logits": {kind: [round(float(z), 3) for z in values] for kind, values in scores.logits.items()},
+    }
 
 
 def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,17 +24,17 @@ from torch.nn import functional
 from models.data.labelled import Labelled
 from models.training.album import Album, Sprites
 from models.training.backbone import EfficientNetLite, pretrained
-from models.training.compose import KINDS, Composed, Dice, Order, allowed, compose
+from models.training.compose import KINDS, Dice, Order, compose
 from models.training.wear import worn
 
 log = logging.getLogger(__name__)
 PLACE = 16  # pixels of one place of the dense head
-AUGMENTED = 160  # pictures composed in one call
+PROBE = 30  # steps after which the time of a step is measured, over as many more
 
 
 @dataclass(frozen=True)
 class Member:
-    """One network to train. held_out: sources of which it sees no pixel."""
+    """One network to train. held_out: sources of which it sees no pixel. how: its `fit` settings."""
 
     name: str
     held_out: Collection[str]
@@ -44,23 +44,20 @@ class Member:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a member may draw: (kind, picture) pairs with their chances, and a donor of pieces for each picture."""
+    """What may be composed: (kind, picture, label) with their chances, and donors of pieces for each clear frame."""
 
     kinds: NDArray[np.int64]
     pictures: NDArray[np.int64]
+    labels: NDArray[np.float32]
     chances: NDArray[np.float64]
     donors: Mapping[int, NDArray[np.int64]] = field(repr=False)
 
 
-def drawing(
-    pictures: Sequence[Labelled], held_out: Collection[str], settings: Mapping[str, Any], how: Mapping[str, Any]
-) -> Drawing:
-    """Half of the draws are road work; a source counts as the root of its size. No held-out picture is drawn."""
+def drawing(pictures: Sequence[Labelled], settings: Mapping[str, Any]) -> Drawing:
+    """Half of the draws are road work; a source counts as the root of its size, within a label and kind of view."""
     origins: list[tuple[int, int, int, str]] = []  # kind, picture, label, source
     clear: dict[str, list[int]] = defaultdict(list)
     for n, p in enumerate(pictures):
-        if p.source in held_out:
-            continue
         origins.append((KINDS.index("real"), n, p.label, p.source))
         if p.source in settings["upper_of"] and p.label:
             origins.append((KINDS.index("upper"), n, 0, p.source))
@@ -68,7 +65,7 @@ def drawing(
             clear[p.source].append(n)
             origins += [(KINDS.index("pasted"), n, 1, p.source), (KINDS.index("control"), n, 0, p.source)]
     sizes = Counter((kind, label, source) for kind, _, label, source in origins)
-    shares = _shares({(kind, label) for kind, label, _ in sizes}, how)
+    shares = _shares({(kind, label) for kind, label, _ in sizes}, settings["fit"])
     roots: dict[tuple[int, int], float] = defaultdict(float)
     for (kind, label, _), size in sizes.items():
         roots[kind, label] += math.sqrt(size)
@@ -76,8 +73,8 @@ def drawing(
         [shares[k, y] / roots[k, y] / math.sqrt(sizes[k, y, source]) for k, _, y, source in origins], np.float64
     )
     donors = {n: np.array(same) for same in clear.values() for n in same}
-    kinds, numbers = (np.array([o[i] for o in origins], np.int64) for i in (0, 1))
-    return Drawing(kinds, numbers, chances / chances.sum(), donors)
+    kinds, numbers, labels = (np.array([o[i] for o in origins], np.int64) for i in range(3))
+    return Drawing(kinds, numbers, labels.astype(np.float32), chances / chances.sum(), donors)
 
 
 def _shares(present: Collection[tuple[int, int]], how: Mapping[str, Any]) -> dict[tuple[int, int], float]:
@@ -99,6 +96,7 @@ class Trainer:
         torch.manual_seed(member.seed)
         self.member = member
         self.network = pretrained(settings["variant"], dropout=0.2).train().to(device)
+        self.network.gain.data.fill_(0.5 if how["dense_loss"] else 0.0)
         self.frozen = how["frozen"]
         body = [p for name, p in self.network.named_parameters() if _learns(name, self.frozen)]
         fresh = [p for name, p in self.network.named_parameters() if name.split(".")[0] in _fresh(how)]
@@ -117,14 +115,13 @@ class Trainer:
         self.device = device
         self.graphs: dict[tuple[int, ...], tuple[Any, tuple[Tensor, ...], Tensor]] = {}
 
-    def schedule(self, step: int) -> None:
-        """One cycle: up for a fifth of the steps, then down along a cosine; then averaging sets in."""
+    def schedule(self, done: float, steps: int) -> None:
+        """One cycle: up for a fifth of the steps, then down along a cosine; then averaging sets in. done: 0..1."""
         how = self.member.how
-        done = step / how["steps"]
         height = done / 0.2 if done < 0.2 else 0.5 + 0.5 * math.cos(math.pi * (done - 0.2) / 0.8)
         for group in self.optimizer.param_groups:
             group["lr"].fill_(max(how["learning_rate"] * group["share"] * height, 1e-7))
-        self.rate.fill_(1.0 if done < how["average_from"] else how["average_rate"] * 1000 / how["steps"])
+        self.rate.fill_(1.0 if done < how["average_from"] else min(1.0, how["average_rate"] * 1000 / steps))
 
     def step(self, pixels: Tensor, label: Tensor, places: Tensor, known: Tensor) -> Tensor:
         """One step; the loss. Recorded at the first call of a shape, replayed later."""
@@ -195,83 +192,129 @@ def _learns(name: str, frozen: int) -> bool:
     return part == "head" or (part == "blocks" and int(rest[0]) >= frozen)
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Views of one step, composed once for all networks; each network takes those that show nothing it must not see.
+
+    pixels: uint8 (P, 3, H, W). label: (P,). places: (P, h, w) road work. known: (P,) whether places are. On the CPU:
+    sources (P,) of the frame, suppliers (P,) of the cut-outs ("" for none), kinds (P,), wished (P,) the drawn label.
+    """
+
+    pixels: Tensor
+    label: Tensor
+    places: Tensor
+    known: Tensor
+    sources: NDArray[np.str_]
+    suppliers: NDArray[np.str_]
+    kinds: NDArray[np.int64]
+    wished: NDArray[np.float32]
+
+    def taken(self, member: Member, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Rows for one batch: both labels alike, no pixel of a held-out source; repeated where there are few."""
+        held_out = list(member.held_out)
+        free = ~np.isin(self.sources, held_out) & ~np.isin(self.suppliers, held_out)
+        if not member.how["pasted_share"]:
+            free &= self.kinds == KINDS.index("real")
+        half = member.how["batch"] // 2
+        taken = []
+        for label in (0, 1):
+            rows = np.flatnonzero(free & (self.wished == label))
+            if not len(rows):
+                raise ValueError(f"{member.name}: no picture of label {label} is left when its sources are held out")
+            taken.append(rng.permutation(np.resize(rng.permutation(rows), half)))
+        return np.concatenate(taken)
+
+
 def fit(
-    members: Sequence[Member], album: Album, sprites: Sprites, settings: Mapping[str, Any]
+    members: Sequence[Member],
+    album: Album,
+    sprites: Sprites,
+    settings: Mapping[str, Any],
+    seconds: float = math.inf,
+    done: Callable[[str, EfficientNetLite], None] = lambda name, network: None,
 ) -> dict[str, EfficientNetLite]:
-    """The averaged network of every member, on the CPU. All members have the same number of steps and batch."""
-    device = settings["device"]
-    pool = torch.cuda.graph_pool_handle() if device != "cpu" else None
-    trainers = [Trainer(member, settings, pool) for member in members]
-    plans = [drawing(album.pictures, m.held_out, settings, m.how) for m in members]
-    banks = torch.stack([allowed(sprites, m.held_out, device) for m in members])
-    labels = np.array([p.label for p in album.pictures], np.float32)
-    rngs = [np.random.default_rng(m.seed) for m in members]
-    dice = Dice(settings["seed"], device)
-    steps, batch = members[0].how["steps"], members[0].how["batch"]
+    """The averaged network of every member, on the CPU. All members take as many steps.
+
+    seconds: what the training may take; the number of steps is cut to fit. done: called with each finished network.
+    """
+    device, steps = settings["device"], settings["fit"]["steps"]
+    shared = torch.cuda.graph_pool_handle() if device != "cpu" else None
+    trainers = [Trainer(member, settings, shared) for member in members]
+    plan, rng, dice = (
+        drawing(album.pictures, settings),
+        np.random.default_rng(settings["seed"]),
+        Dice(settings["seed"], device),
+    )
     shapes = [tuple(shape) for shape in settings["shapes"]]
-    began = time.monotonic()
-    for step in range(steps):
-        shape = shapes[step % len(shapes)]
-        orders = [_order(plan, labels, batch, rng) for plan, rng in zip(plans, rngs, strict=True)]
-        views = _views(orders, banks, album, sprites, shape, dice, batch)
+    began, step = time.monotonic(), 0
+    while step < steps:
+        pool = _pool(plan, album, sprites, shapes[step % len(shapes)], settings["pool"], rng, dice)
         losses = []
-        for n, trainer in enumerate(trainers):
-            trainer.schedule(step)
-            losses.append(trainer.step(*(v[n * batch : (n + 1) * batch] for v in views)))
-        if step % 50 == 49 or step == 0:
+        for trainer in trainers:
+            trainer.schedule(step / steps, steps)
+            rows = torch.from_numpy(pool.taken(trainer.member, rng)).to(device)
+            losses.append(trainer.step(pool.pixels[rows], pool.label[rows], pool.places[rows], pool.known[rows]))
+        step += 1
+        if step == 1 or step % 50 == 0:
             told = " ".join(f"{loss.item():.3f}" for loss in losses)
-            log.info("step %d of %d, %.0f s, losses %s", step + 1, steps, time.monotonic() - began, told)
-    log.info("%.0f pictures a second", steps * batch * len(members) / (time.monotonic() - began))
-    return {t.member.name: t.average.cpu() for t in trainers}
+            log.info("step %d of %d, %.0f s, losses %s", step, steps, time.monotonic() - began, told)
+        if step == PROBE:
+            probed = time.monotonic()
+        if step == 2 * PROBE:
+            each = (time.monotonic() - probed) / PROBE
+            steps = min(steps, 2 * PROBE + max(0, int((seconds - (time.monotonic() - began)) / each)))
+            log.info("%.0f ms a step for %d networks: %d steps", each * 1e3, len(trainers), steps)
+    finished = {}
+    for trainer in trainers:
+        finished[trainer.member.name] = trainer.average.cpu()
+        done(trainer.member.name, trainer.average)
+    return finished
 
 
-def _order(plan: Drawing, labels: NDArray[np.float32], batch: int, rng: np.random.Generator) -> tuple[Any, ...]:
-    """Picture, donor, kind and label of one batch; grouped by kind, which costs nothing and composes faster."""
-    drawn = np.sort(rng.choice(len(plan.chances), batch, p=plan.chances))
-    pictures, kinds = plan.pictures[drawn], plan.kinds[drawn]
-    donors = np.array([rng.choice(plan.donors[n]) if n in plan.donors else n for n in pictures.tolist()])
-    label = np.where(kinds == KINDS.index("real"), labels[pictures], kinds == KINDS.index("pasted"))
-    return pictures, donors, kinds, label.astype(np.float32)
-
-
-def _views(
-    orders: Sequence[tuple[Any, ...]],
-    banks: Tensor,
+def _pool(
+    plan: Drawing,
     album: Album,
     sprites: Sprites,
     shape: tuple[int, int],
+    count: int,
+    rng: np.random.Generator,
     dice: Dice,
-    batch: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pixels (uint8), labels, road work per place, and whether places are known: for all members in a row."""
+) -> Pool:
     device = album.pixels.device
-    columns = [torch.from_numpy(np.concatenate(c)).to(device, non_blocking=True) for c in zip(*orders, strict=True)]
-    owner = torch.arange(len(orders), device=device).repeat_interleave(batch)
-    mates = torch.arange(len(owner), device=device)
-    mates = owner * batch + (mates + 1 + int(torch.randint(batch - 1, (1,)))) % batch
-    made: list[Composed] = []
-    for start in range(0, len(owner), AUGMENTED):
-        rows = slice(start, start + AUGMENTED)
-        order = Order(*(c[rows] for c in columns), banks[owner[rows]])
-        made.append(compose(album, sprites, order, shape, wire=shape[0] == shape[1], dice=dice))
-    pixels = worn(torch.cat([m.pixels for m in made]), mates, dice)
-    label = torch.cat([m.label for m in made])
-    places = functional.max_pool2d(torch.cat([m.mask for m in made]), PLACE)[:, 0].gt(0.3).float()
-    known = ((label == 0) | (columns[2] == KINDS.index("pasted"))).float()
-    return pixels.to(torch.uint8), label, places, known
+    drawn = rng.choice(len(plan.chances), count, p=plan.chances)
+    drawn = drawn[np.argsort(plan.kinds[drawn], kind="stable")]
+    pictures, kinds, wished = plan.pictures[drawn], plan.kinds[drawn], plan.labels[drawn]
+    donors = np.array([rng.choice(plan.donors[n]) if n in plan.donors else n for n in pictures.tolist()])
+    names = np.array(["", *sorted({s for s in sprites.sources if s})])
+    suppliers = np.where(kinds == KINDS.index("pasted"), rng.choice(names, count), "")
+    own = np.array(sprites.sources)
+    usable = (own[None] == "") | (own[None] == suppliers[:, None])
+    on_device = [torch.from_numpy(values).to(device) for values in (pictures, donors, kinds, wished, usable)]
+    composed = compose(album, sprites, Order(*on_device), shape, wire=shape[0] == shape[1], dice=dice)
+    sources = np.array([album.pictures[n].source for n in pictures.tolist()])
+    pixels = worn(composed.pixels, dice)
+    places = functional.max_pool2d(composed.mask, PLACE)[:, 0].gt(0.3).float()
+    known = ((composed.label == 0) | (on_device[2] == KINDS.index("pasted"))).float()
+    return Pool(pixels.to(torch.uint8), composed.label, places, known, sources, suppliers, kinds, wished)
 
 
 @torch.inference_mode()
-def predict(network: EfficientNetLite, views: Sequence[NDArray[np.uint8]], device: str, most: int = 128) -> NDArray[Any]:
-    """(N,) logits of rendered views of any shapes, in their order."""
+def predict(
+    network: EfficientNetLite, views: Sequence[NDArray[np.uint8]], device: str, most: int = 128
+) -> NDArray[Any]:
+    """(N,) logits of rendered views of any shapes, in their order.
+
+    Without cuDNN: it plans every convolution anew for each of the many shapes, which takes longer than all the work.
+    """
     network = network.to(device)
     logits = np.zeros(len(views))
     by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for place, view in enumerate(views):
         by_shape[view.shape].append(place)
-    for places in by_shape.values():
-        for start in range(0, len(places), most):
-            some = places[start : start + most]
-            x = torch.from_numpy(np.stack([views[p] for p in some])).to(device).permute(0, 3, 1, 2).float()
-            logits[some] = network(x.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+    with torch.backends.cudnn.flags(enabled=False):
+        for places in by_shape.values():
+            for start in range(0, len(places), most):
+                some = places[start : start + most]
+                x = torch.from_numpy(np.stack([views[p] for p in some])).to(device).permute(0, 3, 1, 2)
+                logits[some] = network(x.float().contiguous()).float().cpu().numpy()
     return logits

@@ -83,7 +83,7 @@ class Builder:
         """A flat picture facing the camera, centred at (x, z). Transparent parts are cut away."""
         import mitsuba
 
-        rgba = np.asarray(picture.convert("RGBA"))
+        rgba = np.asarray(picture.convert("RGBA"))[::-1]  # mitsuba counts texture rows from the foot
         colour = mitsuba.Bitmap(np.ascontiguousarray(rgba[..., :3]))  # 8 bits: taken as sRGB
         alpha = mitsuba.Bitmap(np.ascontiguousarray(rgba[..., 3:]).astype(np.float32) / 255)
         matrix = mitsuba.ScalarTransform4f().translate([x, y, z]).rotate([1, 0, 0], 90).scale([wide / 2, tall / 2, 1])
@@ -117,7 +117,9 @@ def _bytes(colour: Colour) -> tuple[int, int, int]:
     return r, g, b
 
 
-def _banded(b: Builder, radius: Callable[[float], float], bands: Sequence[tuple[float, float, Colour]], x: float = 0.0) -> None:
+def _banded(
+    b: Builder, radius: Callable[[float], float], bands: Sequence[tuple[float, float, Colour]], x: float = 0.0
+) -> None:
     for low, high, colour in bands:
         b.revolved([(radius(low), low), (radius(high), high)], colour, x)
 
@@ -181,8 +183,14 @@ def barricade(b: Builder, rng: Rng) -> float:
 def water_barrier(b: Builder, rng: Rng) -> float:
     """Plastic or concrete barrier sections in a line."""
     length, count = rng.uniform(0.9, 1.6), int(rng.integers(1, 4))
-    pair = (red(rng), WHITE) if rng.random() < 0.7 else ((orange(rng),) * 2 if rng.random() < 0.6 else ((0.5, 0.5, 0.48),) * 2)
-    profile = np.array([(-0.3, 0), (0.3, 0), (0.28, 0.2), (0.12, 0.4), (0.1, 0.85), (-0.1, 0.85), (-0.12, 0.4), (-0.28, 0.2)])
+    pair = (
+        (red(rng), WHITE)
+        if rng.random() < 0.7
+        else ((orange(rng),) * 2 if rng.random() < 0.6 else ((0.5, 0.5, 0.48),) * 2)
+    )
+    profile = np.array(
+        [(-0.3, 0), (0.3, 0), (0.28, 0.2), (0.12, 0.4), (0.1, 0.85), (-0.1, 0.85), (-0.12, 0.4), (-0.28, 0.2)]
+    )
     for n in range(count):
         x0 = (n - count / 2) * length
         ends = [np.column_stack([np.full(8, x), profile]) for x in (x0 + 0.02, x0 + length - 0.02)]
@@ -192,7 +200,16 @@ def water_barrier(b: Builder, rng: Rng) -> float:
     return 0.85
 
 
-TEXTS = ("ROAD\nWORK\nAHEAD", "LANE\nCLOSED", "DETOUR", "ROAD\nCLOSED", "WORKERS", "ONE LANE\nROAD", "SLOW", "UTILITY\nWORK")
+TEXTS = (
+    "ROAD\nWORK\nAHEAD",
+    "LANE\nCLOSED",
+    "DETOUR",
+    "ROAD\nCLOSED",
+    "WORKERS",
+    "ONE LANE\nROAD",
+    "SLOW",
+    "UTILITY\nWORK",
+)
 
 
 def work_sign(b: Builder, rng: Rng) -> float:
@@ -203,11 +220,18 @@ def work_sign(b: Builder, rng: Rng) -> float:
     draw, middle = ImageDraw.Draw(picture), size // 2
     ground = _bytes(orange(rng))
     if kind < 0.55:
-        draw.polygon([(middle, 1), (size - 2, middle), (middle, size - 2), (1, middle)], fill=ground, outline=(10, 10, 10), width=4)
+        draw.polygon(
+            [(middle, 1), (size - 2, middle), (middle, size - 2), (1, middle)],
+            fill=ground,
+            outline=(10, 10, 10),
+            width=4,
+        )
         _text(draw, rng, size)
     elif kind < 0.8:
         inner = (250, 205, 30) if rng.random() < 0.4 else (235, 235, 235)
-        draw.polygon([(middle, 4), (size - 2, size - 14), (1, size - 14)], fill=inner, outline=_bytes(red(rng)), width=14)
+        draw.polygon(
+            [(middle, 4), (size - 2, size - 14), (1, size - 14)], fill=inner, outline=_bytes(red(rng)), width=14
+        )
         draw.polygon([(45, 100), (62, 55), (70, 62), (78, 100)], fill=(12, 12, 12))
         draw.polygon([(74, 100), (90, 84), (100, 100)], fill=(12, 12, 12))
         draw.ellipse((60, 46, 70, 56), fill=(12, 12, 12))
@@ -232,7 +256,9 @@ def arrow_board(b: Builder, rng: Rng) -> float:
     """Amber lamps in an arrow on a black board, on a trailer or behind a truck with chevrons."""
     picture = Image.new("RGB", (160, 80), (12, 12, 12))
     draw, turn = ImageDraw.Draw(picture), rng.random() < 0.5
-    lamps = [(20 + 14 * k, 40) for k in range(8)] + [(104 + 10 * k, 40 - s * (30 - 10 * k)) for k in range(3) for s in (1, -1)]
+    lamps = [(20 + 14 * k, 40) for k in range(8)] + [
+        (104 + 10 * k, 40 - s * (30 - 10 * k)) for k in range(3) for s in (1, -1)
+    ]
     amber = (255, 190, 40) if rng.random() < 0.8 else (90, 60, 20)
     for x, y in lamps:
         x = 160 - x if turn else x
@@ -265,7 +291,11 @@ def _human(b: Builder, rng: Rng, jacket: Colour, stripe: bool) -> float:
         for z in (0.98, 1.2):
             b.revolved([(0.215, z), (0.225, z + 0.06)], (0.8, 0.8, 0.75), lean / 2)
     for x in (-0.28, 0.28):
-        b.revolved([(0.05, rng.uniform(0.75, 1.1)), (0.07, 1.4)], jacket if rng.random() < 0.6 else (0.45, 0.3, 0.22), lean / 2 + x)
+        b.revolved(
+            [(0.05, rng.uniform(0.75, 1.1)), (0.07, 1.4)],
+            jacket if rng.random() < 0.6 else (0.45, 0.3, 0.22),
+            lean / 2 + x,
+        )
     skin = (0.45, 0.3, 0.22) if rng.random() < 0.6 else (0.15, 0.09, 0.06)
     b.revolved([(0.0, 1.48), (0.1, 1.55), (0.11, 1.65), (0.0, 1.76)], skin, lean)
     hat = [(0.9, 0.7, 0.05), WHITE, orange(rng)][rng.integers(3)] if stripe else any_colour(rng)
@@ -290,7 +320,11 @@ def vehicle(b: Builder, rng: Rng) -> float:
     belt = tall * rng.uniform(0.5, 0.62)
     b.box((-wide / 2, 0, 0.25), (wide / 2, long, belt), paint)
     slim = rng.uniform(0.8, 1.0)
-    b.box((-wide * slim / 2, 0.2, belt), (wide * slim / 2, long * 0.8, tall), any_colour(rng) if rng.random() < 0.25 else paint)
+    b.box(
+        (-wide * slim / 2, 0.2, belt),
+        (wide * slim / 2, long * 0.8, tall),
+        any_colour(rng) if rng.random() < 0.25 else paint,
+    )
     b.box((-wide * slim * 0.42, 0.15, belt + 0.05), (wide * slim * 0.42, 0.25, tall - 0.12), (0.05, 0.06, 0.08))
     for x in (-wide * 0.4, wide * 0.4):
         b.box((x - 0.12, -0.02, 0), (x + 0.12, 0.6, 0.5), BLACK)
@@ -375,7 +409,11 @@ def render(make: Callable[[Builder, Rng], float], rng: Rng) -> tuple[Image.Image
             reach = 5.2
         eye = mitsuba.ScalarTransform4f().look_at([0, -distance, 1.35], [0, 0, tall / 2], [0, 0, 1])
         azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 1.4)
-        sun = [-float(np.cos(azimuth) * np.cos(height)), -float(np.sin(azimuth) * np.cos(height)), -float(np.sin(height))]
+        sun = [
+            -float(np.cos(azimuth) * np.cos(height)),
+            -float(np.sin(azimuth) * np.cos(height)),
+            -float(np.sin(height)),
+        ]
         sky = float(rng.uniform(0.35, 1.0))
         scene = {
             "type": "scene",

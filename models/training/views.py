@@ -1,4 +1,4 @@
-"""The ways in which a picture is scored: as validators send it at levels 0 to 3, and natively. numpy and Pillow only."""
+"""The ways in which a picture is scored: as validators send it at levels 0 to 3, and natively. numpy and Pillow."""
 
 from __future__ import annotations
 

@@ -15,17 +15,14 @@ LUMA = (
     "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
     "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
 )
-CHROMA = (
-    "17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99 "
-    + "99 " * 32
-)
+CHROMA = "17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99 " + "99 " * 32
 TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
-def worn(pixels: Tensor, mates: Tensor, dice: Dice) -> Tensor:
-    """(B, 3, H, W) floats 0..255 -> the same, worn. mates: (B,) another picture of the same network's batch."""
+def worn(pixels: Tensor, dice: Dice) -> Tensor:
+    """(B, 3, H, W) floats 0..255 -> the same, worn, each picture by itself."""
     pixels = _covered(pixels, dice)
-    pixels = _recoloured(pixels, mates, dice)
+    pixels = _recoloured(pixels, dice)
     pixels = _some(pixels, 0.1, dice, lambda x: _down_and_up(x, 1.5))
     pixels = _some(pixels, 0.1, dice, lambda x: _down_and_up(x, 2.0))
     pixels = _some(pixels, 0.1, dice, lambda x: _down_and_up(x, 3.0))
@@ -66,14 +63,15 @@ def _covered(pixels: Tensor, dice: Dice) -> Tensor:
     return torch.where(bars[:, None], 0.0, covered)
 
 
-def _recoloured(pixels: Tensor, mates: Tensor, dice: Dice) -> Tensor:
-    """Brightness, contrast, saturation, cast, and the tones of another picture, as one affine map of the colours."""
+def _recoloured(pixels: Tensor, dice: Dice) -> Tensor:
+    """Brightness, contrast, saturation, cast, and a part of the way to another camera's tones, as one affine map."""
     count, device = len(pixels), pixels.device
     small = functional.adaptive_avg_pool2d(pixels, 24).flatten(2)
     mean, spread = small.mean(2), small.std(2) + 5
     strength = torch.where(dice.happens(0.35, count), dice.uniform(count, low=0.1, high=0.7), 0.0)[:, None]
-    gain = (spread[mates] / spread).clamp(0.5, 2.0) ** strength
-    shift = mean * (1 - gain) + strength * (mean[mates] - mean)
+    tone = (110 + 30 * dice.normal(count, 1) + 10 * dice.normal(count, 3)).clamp(30, 200)
+    gain = (dice.uniform(count, 1, low=30, high=80) / spread).clamp(0.5, 2.0) ** strength
+    shift = mean * (1 - gain) + strength * (tone - mean)
     contrast = dice.uniform(count, 1, low=0.7, high=1.3)
     bright = dice.uniform(count, 1, low=0.65, high=1.35) * torch.exp(0.06 * dice.normal(count, 3))
     saturation = torch.where(dice.happens(0.15, count), dice.uniform(count, low=0.25, high=0.6), 0.0)
