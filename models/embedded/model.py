@@ -87,7 +87,7 @@ class Embedded:
             repository="models/embedded",
             licence="see models/embedded/README.md",
             input_size=SIDE,
-            memory_gb={"fp32": 0.0136},
+            memory_gb={"int8": 0.0038},
         )
 
     def load(self, device: str) -> None:
