@@ -6,7 +6,7 @@
 What is real: the pictures' embeddings (ImageNet's network, which never saw one of them, at the validators' levels 0 to
 3), and everything that learns: journal, review queue, second look, head, drift watch, improve with its gate, and the
 cascade's replay decide and learn as they do in the miner; only the exit band is not fitted anew. What is made up: the
-calendar. Nothing is tuned on these figures.
+calendar.
 
 The scenario: the network's own head is fitted on a third of the pictures of eight sources, as a shipped network is; a
 third is the operator's labelled base, from which the gate set is drawn; a third is sent in the first weeks. From week 4
