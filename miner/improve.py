@@ -17,9 +17,9 @@ of the version that is judged: in simulation a memory that took labels past the 
 "Not worse at 95 %" means that the lower end of the one-sided 95 % interval of the MCC's difference (paired bootstrap,
 groups kept whole) over both sets together is at least -margin. On each alone the difference itself has to be: a hundred
 labels cannot rule out a loss of 0.02 by themselves, and a gate that asked them to passed nothing for the first eleven
-weeks of a half year of real pictures (docs/results/loop-2026-11-24.md). So that many small losses cannot add up, the gate set also compares with
-the best version that ever was in force. Labels that look wrong are left in: they are for the
-review page's second look, since leaving out what the model doubts would keep it from ever learning a new sign.
+weeks of a half year of real pictures (docs/results/loop-2026-11-24.md). So that many small losses cannot add up, the
+gate set also compares with the best version that ever was in force. Labels that look wrong are left in: they are for
+the review page's second look, since leaving out what the model doubts would keep it from ever learning a new sign.
 """
 
 from __future__ import annotations
