@@ -127,8 +127,8 @@ def fit_profile(
 @dataclass(frozen=True, slots=True)
 class TierCheck:
     """What one tier brings: MCC gained with its 95 % interval (paired bootstrap), and mean milliseconds it costs
-    (negative if it saves more than it takes). earns: its gain is certain, or it saves time and loses no more MCC than
-    was allowed."""
+    (negative if it saves more than it takes). earns: its gain is certain, or it saves a tenth of the time and loses no
+    more MCC than was allowed."""
 
     tier: str
     mcc_with: float
@@ -160,7 +160,8 @@ def check(
         gain, low, high = paired_gain(y, p_with, p_without, weight, groups, n, seed)
         with_, without = weighted_mcc(y, p_with > 0.5, weight), weighted_mcc(y, p_without > 0.5, weight)
         added = float(np.average(ms_with, weights=weight) - np.average(ms_without, weights=weight))
-        earns = low > 0.0 or (added < 0.0 and gain >= -max_lost_mcc)
+        saves = added < -0.1 * float(np.average(ms_without, weights=weight))
+        earns = low > 0.0 or (saves and gain >= -max_lost_mcc)
         checks.append(TierCheck(tier.name, with_, without, gain, low, high, added, earns))
     return checks
 
