@@ -505,19 +505,28 @@ def eager(report: Report, size: str, device: str, batches: Sequence[int]) -> Non
     report.row(library=size, reserved_gb=_reserved())
 
 
-def main() -> None:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Lists are separated by commas, so that an option cannot swallow the models that stand after it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="*", help="4B, 8B, 32B, with -fp8 behind it for 8 bits")
     parser.add_argument("--out", type=Path, default=Path("."))
-    parser.add_argument("--batches", type=int, nargs="*", default=BATCHES)
+    parser.add_argument("--batches", type=_numbers, default=BATCHES, help="e.g. 1,16,64")
     parser.add_argument("--equal", default="", help="compare this size with the library")
-    parser.add_argument("--products", nargs="*", default=[], help="single products of these sizes")
+    parser.add_argument("--products", default="", help="single products of this size")
     parser.add_argument("--eager", default="", help="measure the library at this size")
     parser.add_argument("--folder", default="", help="SIZE=DIRECTORY: write what an engine needs below it, and no more")
     parser.add_argument("--start-up", default="", help="write this model to memory's file system and start from it")
     parser.add_argument("--end-to-end", action="store_true", help="through the cascade")
     parser.add_argument("--profile", action="store_true")
-    options = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def main() -> None:
+    options = arguments()
     if options.folder:
         size, _, directory = options.folder.partition("=")
         folder(size, Path(directory))
@@ -529,8 +538,8 @@ def main() -> None:
     card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     report.row(device=card, torch=torch.__version__)
     report.attempt("limits", lambda: limits(report, device))
-    for size in options.products:
-        report.attempt(f"products {size}", partial(products, report, size, device))
+    if options.products:
+        report.attempt("products", lambda: products(report, options.products, device))
     if options.equal:
         report.attempt("equality", lambda: equality(report, options.equal, device))
     for name in options.models:

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_adapters import checkpoint
 
+from benchmarks import vlm_scorer
 from models import catalog
 from models.base import BadWeights, Frame, Model, ModelCrashed, ModelUnavailable
 from models.vlm import checkpoint as checkpoints_module
@@ -229,6 +230,11 @@ def test_a_shard_that_is_missing_is_named(directory: Path, tmp_path: Path) -> No
 def test_another_models_checkpoint_is_refused(checkpoints: Path) -> None:
     with pytest.raises(BadWeights, match="expected Qwen3VLForConditionalGeneration"):
         loaded(checkpoint(catalog.find("natix-roadwork"), checkpoints))
+
+
+def test_the_benchmarks_options_leave_the_models_alone() -> None:
+    options = vlm_scorer.arguments(["--batches", "1,16", "4B", "8B-fp8", "--equal", "4B"])
+    assert (options.batches, options.models, options.equal) == ((1, 16), ["4B", "8B-fp8"], "4B")
 
 
 @pytest.mark.slow
