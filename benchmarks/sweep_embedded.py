@@ -17,7 +17,6 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures = read_folder(options.data)
     variants = {name: {**settings["fit"], **change} for name, change in VARIANTS.items()}
     members = embedded.members_of(names, variants, folds, pictures, settings)
-    if options.start:
-        members = [replace(m, start=options.start / f"pasted-{m.name.split('/')[1]}.pt") for m in members]
     scored = {fold for name in names if (fold := name.split("/")[1]) != "final"}
     tested = [p for p in pictures if any(p.source in folds[fold] for fold in scored)]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -118,7 +115,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--networks", nargs="+", metavar="VARIANT/FOLD", help="default: all settings, every fold, final"
     )
-    parser.add_argument("--start", type=Path, help="folder of `pasted-<fold>.pt` to go on from, instead of ImageNet's")
     parser.add_argument("--seconds", type=float, default=math.inf, help="cut the training to fit")
     parser.add_argument("--views", nargs="*", default=["native", "level1", "level3"])
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE")

@@ -13,7 +13,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,16 +34,12 @@ PROBE = 30  # steps after which the time of a step is measured, over as many mor
 
 @dataclass(frozen=True)
 class Member:
-    """One network to train. held_out: sources of which it sees no pixel. how: its `fit` settings.
-
-    start: weights to go on from, which must not have seen those sources either; without: ImageNet's.
-    """
+    """One network to train. held_out: sources of which it sees no pixel. how: its `fit` settings."""
 
     name: str
     held_out: Collection[str]
     how: Mapping[str, Any]
     seed: int
-    start: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ class Trainer:
         how, device = member.how, settings["device"]
         torch.manual_seed(member.seed)
         self.member = member
-        self.network = _started(member, settings["variant"]).train().to(device, memory_format=torch.channels_last)
+        self.network = pretrained(settings["variant"], dropout=0.2).train().to(device)
         self.network.gain.data.fill_(0.5 if how["dense_loss"] else 0.0)
         self.frozen = how["frozen"]
         body = [p for name, p in self.network.named_parameters() if _learns(name, self.frozen)]
@@ -179,15 +174,6 @@ class Trainer:
             torch._foreach_mul_(change, self.rate)
             torch._foreach_add_(averages, change)
         return loss.detach()
-
-
-def _started(member: Member, variant: int) -> EfficientNetLite:
-    if member.start is None:
-        return pretrained(variant, dropout=0.2)
-    network = EfficientNetLite(variant, dropout=0.2)
-    weights = torch.load(member.start, "cpu", weights_only=True)
-    network.load_state_dict({name: value.float() for name, value in weights.items()})
-    return network
 
 
 def _dense_loss(dense: Tensor, places: Tensor, known: Tensor) -> Tensor:
