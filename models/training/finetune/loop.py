@@ -83,7 +83,6 @@ def fit(
         sampler=range(state.step * parts, settings.steps * parts),
         num_workers=settings.workers,
         pin_memory=run.device.type == "cuda",
-        multiprocessing_context="spawn" if settings.workers else None,
     )
     incoming = iter(loader)
     saved = time.monotonic()

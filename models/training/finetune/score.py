@@ -33,18 +33,18 @@ Predict = Callable[[NDArray[np.uint8]], Tensor]  # uint8 (n, side, side, 3) -> (
 
 
 class Tested:
-    """A map-style data set: a picture as it would arrive and be resized, uint8 (side, side, 3)."""
+    """A map-style data set: pictures as they would arrive and be resized, uint8 (side, side, 3), kind after kind."""
 
-    def __init__(self, pictures: Sequence[Labelled], kind: str, side: int, seed: int) -> None:
-        self._views = evaluation_views(pictures, [kind], {"seed": seed})
-        self._kind, self._side = kind, side
+    def __init__(self, pictures: Sequence[Labelled], kinds: Sequence[str], side: int, seed: int) -> None:
+        self._views = evaluation_views(pictures, kinds, {"seed": seed})
+        self._side = side
 
     def __len__(self) -> int:
         return len(self._views)
 
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
         view = self._views[number]
-        if self._kind == "native":
+        if view.kind == "native":
             return served(read(view.picture), "squash", self._side)
         return resize(render(view), (self._side, self._side))
 
@@ -60,19 +60,16 @@ def logits(
     batch: int = 32,
 ) -> dict[str, NDArray[np.float64]]:
     """Log-odds of `pictures` in each kind, in their order."""
-    found = {}
-    for kind in kinds:
-        loader = DataLoader(
-            Tested(pictures, kind, side, seed),  # type: ignore[arg-type]  # a map-style data set by what it does
-            batch_size=batch,
-            num_workers=workers,
-            collate_fn=np.stack,
-            multiprocessing_context="spawn" if workers else None,
-        )
-        shown = track(loader, f"Scoring {kind}", console=Console(stderr=True), transient=True)
-        with torch.inference_mode():
-            found[kind] = np.concatenate([predict(pixels).float().cpu().numpy() for pixels in shown]).astype(float)
-    return found
+    loader = DataLoader(
+        Tested(pictures, kinds, side, seed),  # type: ignore[arg-type]  # a map-style data set by what it does
+        batch_size=batch,
+        num_workers=workers,
+        collate_fn=np.stack,
+    )
+    shown = track(loader, f"Scoring {', '.join(kinds)}", console=Console(stderr=True), transient=True)
+    with torch.inference_mode():
+        every = np.concatenate([predict(pixels).float().cpu().numpy() for pixels in shown]).astype(float)
+    return dict(zip(kinds, np.split(every, len(kinds)), strict=True))
 
 
 def glance(predict: Predict, pictures: Sequence[Labelled], side: int, seed: int) -> dict[str, float]:
