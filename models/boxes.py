@@ -89,6 +89,14 @@ def classes(name: str, path: Path = CLASSES) -> Classes:
     return Classes(name, weights.pop("leak"), weights)
 
 
+def merged(tables: Sequence[Classes]) -> Classes:
+    """One label set of several: each label at its largest weight, the leak of the table that sees the most."""
+    weights: dict[str, float] = {}
+    for table in tables:
+        weights |= {label: max(weight, weights.get(label, 0.0)) for label, weight in table.weights.items()}
+    return Classes("+".join(sorted({table.name for table in tables})), min(table.leak for table in tables), weights)
+
+
 def best_scores(boxes: Sequence[Box]) -> dict[str, float]:
     """Highest score of each label."""
     best: dict[str, float] = {}

@@ -26,7 +26,11 @@ Precision = Literal["fp32", "bf16", "fp8", "int4"]
 Execution = Literal["eager", "graph", "compiled", "fp8"]
 Truth = Literal["exists", "substitute", "own part", "nothing behind it"]
 T = TypeVar("T", bound=BaseModel)
-IN_WORKER = ("transformers", "ultralytics")  # libraries whose models live in a supervised process of their own
+IN_WORKER = (
+    "transformers",
+    "ultralytics",
+    "external",
+)  # libraries whose models live in a supervised process of their own
 
 
 class CatalogError(ValueError):
@@ -50,6 +54,7 @@ class Entry(_Part):
     classes: what a detector can name, a table of `roadwork_classes.toml`.
     execution: how it runs on a card: as the library runs it; from recorded graphs; from graphs of compiled blocks; the
     same with linear layers in 8 bits, where the card multiplies them. What each gains: `benchmarks/gpu_tier0.py`.
+    focal: focal length of the operator's camera, in pixels of the pictures it sends; 0 is unknown, as on the wire.
     tensor_parallel: cards it may be split over if it does not fit on one.
     kv_mb_per_token: 10^6 bytes of key-value cache per token at 16 bits.
     scale, offset: Platt calibration, logit = scale * raw + offset; (1, 0) has not been fitted.
@@ -82,6 +87,7 @@ class Entry(_Part):
     tensor_parallel: int = Field(default=1, ge=1)
     kv_mb_per_token: float = Field(default=0.0, ge=0)
     trust: float = Field(default=1.0, ge=0)
+    focal: float = Field(default=0.0, ge=0)
     scale: float = 1.0
     offset: float = 0.0
     enabled: bool = False
@@ -224,7 +230,7 @@ def make(entry: Entry, *more: Any) -> Model:
     """The adapter of one entry in this process, not loaded yet. more: what it takes beside the entry. Raises
     ModelUnavailable if it has none."""
     adapter = _adapter(entry)
-    known = entry.repository or entry.folder  # what ships with the project knows itself
+    known = entry.repository or entry.folder or entry.isolated  # what ships with the project knows itself
     return cast(Model, adapter(entry, *more) if known else adapter())
 
 

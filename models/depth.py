@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,10 +42,26 @@ class Size:
     factor: float
 
 
+_live: WeakSet[ObjectSize] = WeakSet()
+
+
+def live(device: str) -> ObjectSize | None:
+    """A depth model that is loaded on this device, if there is one."""
+    return next((each for each in _live if each.device == device), None)
+
+
 class ObjectSize(TorchModel):
     """Any metric `AutoModelForDepthEstimation`."""
 
     one_size = True  # the processor keeps the shape of each picture
+
+    def load(self, device: str) -> None:
+        super().load(device)
+        _live.add(self)
+
+    def close(self) -> None:
+        _live.discard(self)
+        super().close()
 
     def _load(self, directory: Path) -> None:
         self.processor = self._preprocessor(directory)
@@ -52,6 +69,9 @@ class ObjectSize(TorchModel):
 
     def depth(self, frames: Sequence[Frame]) -> list[NDArray[np.float32]]:
         """Metres, (H, W) float32, per frame."""
+        return self.by_size(self._metres, frames)
+
+    def _metres(self, frames: Sequence[Frame]) -> list[NDArray[np.float32]]:
         inputs = self.processor(arrays(frames), return_tensors="pt", device=self.device)
         outputs: Any = self.model(inputs["pixel_values"].to(self.device, self.dtype))
         outputs.predicted_depth = outputs.predicted_depth.float()

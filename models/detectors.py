@@ -17,10 +17,11 @@ from models import boxes
 from models.base import BadWeights, Frame
 from models.boxes import Box, Classes
 from models.catalog import Entry
-from models.torch_model import Answer, TorchModel, sizes
+from models.detecting import Detecting
+from models.torch_model import sizes
 
 
-class Detector(TorchModel):
+class Detector(Detecting):
     """Any `AutoModelForObjectDetection`."""
 
     recorded = (1, 2, 4, 8, 16)  # at 640 pixels a larger batch fills the card no better
@@ -31,7 +32,7 @@ class Detector(TorchModel):
         self.pictures = import_module("models.pictures").Pictures(self.processor, self.device, self.dtype)
         self.forward = self._accelerated(self.model, self._found, self.pictures)
         self._labels: dict[int, str] = self.model.config.id2label
-        self._classes = known_classes(self.entry, list(self._labels.values()))
+        self.table = known_classes(self.entry, list(self._labels.values()))
 
     def _found(self, pixels: Any) -> tuple[Any, Any]:
         """Logits (N, queries, labels) and boxes (N, queries, 4)."""
@@ -49,16 +50,13 @@ class Detector(TorchModel):
                 for score, label, corners in zip(
                     each["scores"].tolist(), each["labels"].tolist(), each["boxes"].tolist(), strict=True
                 )
-                if self._labels[label].lower() in self._classes.weights
+                if self._labels[label].lower() in self.table.weights
             ]
             for each in found
         ]
 
-    def _answer(self, frames: Sequence[Frame]) -> list[Answer]:
-        return [answer(found, self._classes) for found in self.detect(frames)]
 
-
-class Yolo(TorchModel):
+class Yolo(Detecting):
     """A YOLO of the package ultralytics (AGPL-3.0). Its checkpoints are pickles: see `fetch --allow-pickled`."""
 
     one_size = True  # the package pads pictures of one size less than mixed ones
@@ -69,7 +67,7 @@ class Yolo(TorchModel):
 
         self.model = YOLO(directory / self.entry.file, task="detect")
         self.model.to(self.device)
-        self._classes = known_classes(self.entry, list(self.model.names.values()))
+        self.table = known_classes(self.entry, list(self.model.names.values()))
 
     def detect(self, frames: Sequence[Frame]) -> list[list[Box]]:
         """Boxes per frame, of labels that weigh something, from a score of 0.01."""
@@ -87,13 +85,10 @@ class Yolo(TorchModel):
                 for score, label, corners in zip(
                     each.boxes.conf.tolist(), each.boxes.cls.tolist(), each.boxes.xyxy.tolist(), strict=True
                 )
-                if each.names[int(label)].lower() in self._classes.weights
+                if each.names[int(label)].lower() in self.table.weights
             ]
             for each in results
         ]
-
-    def _answer(self, frames: Sequence[Frame]) -> list[Answer]:
-        return [answer(found, self._classes) for found in self.detect(frames)]
 
 
 def known_classes(entry: Entry, labels: Sequence[str]) -> Classes:
@@ -104,9 +99,3 @@ def known_classes(entry: Entry, labels: Sequence[str]) -> Classes:
     except ValueError as error:
         raise BadWeights(f"{entry.key}: {error}") from None
     return table
-
-
-def answer(found: Sequence[Box], table: Classes) -> Answer:
-    """Log-odds from the best box of each label, and the boxes that a person may want to see, best first."""
-    shown = sorted((box for box in found if box.score >= boxes.SHOWN), key=lambda box: -box.score)
-    return table.logit(boxes.best_scores(found)), {"boxes": [box.as_json() for box in shown[:50]]}

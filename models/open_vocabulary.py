@@ -13,11 +13,11 @@ from typing import Any
 from models import boxes
 from models.base import BadWeights, Frame
 from models.boxes import Box
-from models.detectors import answer
-from models.torch_model import Answer, TorchModel, arrays, sizes
+from models.detecting import Detecting
+from models.torch_model import arrays, sizes
 
 
-class OpenVocabulary(TorchModel):
+class OpenVocabulary(Detecting):
     """Any `AutoModelForZeroShotObjectDetection`. The question is put into tokens once, when it loads."""
 
     one_size = True  # the library pads mixed sizes, and the padding shows in the scores
@@ -25,8 +25,8 @@ class OpenVocabulary(TorchModel):
     def _load(self, directory: Path) -> None:
         self.processor = self._preprocessor(directory, "AutoProcessor")
         self.model = self._pretrained(directory)
-        self._classes = boxes.classes(self.entry.classes)
-        self._phrases = list(self._classes.weights)
+        self.table = boxes.classes(self.entry.classes)
+        self._phrases = list(self.table.weights)
         self._by_token = hasattr(self.model.config, "text_config") and "grounding" in self.model.config.model_type
         question = self.processor.tokenizer
         if self._by_token:
@@ -68,9 +68,6 @@ class OpenVocabulary(TorchModel):
             scale = scale.amax(1, keepdim=True).expand(-1, 4)
         corners: list[list[list[float]]] = (torch.cat([middle - half, middle + half], -1) * scale[:, None]).tolist()
         return corners
-
-    def _answer(self, frames: Sequence[Frame]) -> list[Answer]:
-        return [answer(found, self._classes) for found in self.detect(frames)]
 
 
 def _spans(tokens: Sequence[int], tokenizer: Any, phrases: Sequence[str], key: str) -> list[list[int]]:

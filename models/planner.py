@@ -99,10 +99,11 @@ class Placement:
 
 @cache
 def measured(results: Path = RESULTS) -> Mapping[tuple[str, str], float]:
-    """(key, precision) -> GB reserved, from every committed table; a later file wins."""
+    """(key, precision) -> GB reserved, from every committed table; a later date wins."""
     found: dict[tuple[str, str], float] = {}
-    for path in sorted(results.glob("gpu-models*.json")):
-        for row in json.loads(path.read_text(encoding="utf-8"))["models"]:
+    tables = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("gpu-models*.json"))]
+    for table in sorted(tables, key=lambda table: str(table["date"])):
+        for row in table["models"]:
             if row.get("reserved_gb") is not None:
                 found[row["key"], row["precision"]] = float(row["reserved_gb"])
     return found
@@ -144,9 +145,10 @@ def what_fits(keys: Sequence[str], capacity: Sequence[float], results: Path = RE
 
 
 def _perception(entries: Sequence[Entry], results: Path) -> Job:
-    known = [measured(results).get((entry.key, "bf16")) for entry in entries]
+    weighing = [entry for entry in entries if entry.memory_gb]  # one that asks the others weighs nothing
+    known = [measured(results).get((entry.key, "bf16")) for entry in weighing]
     each = [
-        gb if gb is not None else _smallest(entry) + PERCEPTION_EACH for gb, entry in zip(known, entries, strict=True)
+        gb if gb is not None else _smallest(entry) + PERCEPTION_EACH for gb, entry in zip(known, weighing, strict=True)
     ]
     source = "measured" if all(gb is not None for gb in known) else "computed"
     option = Option("bf16", _rounded(CONTEXT + PERCEPTION_WORK + sum(each)), 1, source)

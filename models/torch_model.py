@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from models.catalog import Entry
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Answer = tuple[float, Mapping[str, Any]]  # the model's own log-odds, and evidence
 Forward = Callable[[Any], Any]  # pixel values (N, 3, H, W) -> tensors (N, ...)
 BLANK = (360, 640)  # height, width of the picture that warms a model up
@@ -85,7 +86,7 @@ class TorchModel(ABC):
         started = time.perf_counter()
         try:
             with import_module("torch").inference_mode():
-                answers = self._by_size(frames) if self.one_size else self._answer(frames)
+                answers = self.by_size(self._answer, frames) if self.one_size else self._answer(frames)
         except ModelError:
             raise
         except Exception as error:
@@ -101,12 +102,14 @@ class TorchModel(ABC):
         if self.device.startswith("cuda"):
             import_module("torch").cuda.empty_cache()
 
-    def _by_size(self, frames: Sequence[Frame]) -> list[Answer]:
-        answers: dict[int, Answer] = {}
+    @staticmethod
+    def by_size(call: Callable[[Sequence[Frame]], Sequence[T]], frames: Sequence[Frame]) -> list[T]:
+        """One result per frame, of calls with frames of one size each."""
+        results: dict[int, T] = {}
         for size in {frame.size for frame in frames}:
             own = [index for index, frame in enumerate(frames) if frame.size == size]
-            answers |= zip(own, self._answer([frames[index] for index in own]), strict=True)
-        return [answers[index] for index in range(len(frames))]
+            results |= zip(own, call([frames[index] for index in own]), strict=True)
+        return [results[index] for index in range(len(frames))]
 
     @property
     def dtype(self) -> Any:

@@ -25,19 +25,19 @@ class Yoloe(Yolo):
         from ultralytics import YOLOE
 
         self.model = YOLOE(directory / self.entry.file)
-        self._classes = boxes.classes(self.entry.classes)
+        self.table = boxes.classes(self.entry.classes)
         path = self.words_file or words_path(self.entry)
         if path.is_file():
             self.model.load_prompt_embeddings(path)
         else:
             self._make_words(path)
-        if set(self.model.names.values()) != set(self._classes.weights):
+        if set(self.model.names.values()) != set(self.table.weights):
             raise ModelUnavailable(f"{self.entry.key}: {path} holds other phrases than the project asks; remove it")
         self.model.to(self.device)
 
     def _make_words(self, path: Path) -> None:
         try:
-            self.model.set_classes(list(self._classes.weights))
+            self.model.set_classes(list(self.table.weights))
         except Exception as error:  # whatever fails on the way to an encoder that is not there
             raise ModelUnavailable(
                 f"{self.entry.key}: {path} is missing, and the text encoder that makes it cannot be had here "

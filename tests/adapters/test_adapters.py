@@ -22,7 +22,11 @@ from models.torch_model import TorchModel
 from models.vlm.scorer import Scorer
 from models.yoloe import Yoloe
 
-RUNNABLE = [key for key, entry in catalog.entries().items() if entry.library in catalog.IN_WORKER and entry.adapter]
+RUNNABLE = [
+    key
+    for key, entry in catalog.entries().items()
+    if entry.library in catalog.IN_WORKER and entry.adapter and entry.repository
+]
 
 
 def checkpoint(entry: Entry, checkpoints: Path) -> Path:

@@ -382,8 +382,12 @@ def yoloe(directory: Path) -> None:
     from ultralytics import YOLOE
 
     made = YOLOE("yoloe-26n-seg.yaml")
-    made.model.train()
-    made.model.eval()
+    settle(made.model)
+    for name, parameter in made.model.model[-1].named_parameters():  # fresh heads are sure that there is nothing
+        if name.endswith("logit_scale"):
+            parameter.data.fill_(1.0)
+        if "cv4" in name and name.split(".")[-2].isdigit() and name.endswith("bias"):
+            parameter.data.fill_(-2.0)
     made.save(directory / "yoloe-26x-seg.pt")
     words(directory / "yoloe-26x-seg.pt", directory / "words.npz", PHRASES)
 
@@ -396,6 +400,52 @@ def words(checkpoint: Path, target: Path, phrases: list[str]) -> Path:
     drawn = torch.randn(1, len(phrases), made.model.model[-1].embed, generator=torch.Generator().manual_seed(3))
     made.set_classes(phrases, torch.nn.functional.normalize(drawn, dim=-1))
     return Path(made.save_prompt_embeddings(target))
+
+
+def florence2(directory: Path) -> None:
+    """A tokenizer of BART's kind with location tokens, 64 x 64 pictures of 4 patches and their mean."""
+    inner = Tokenizer(BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
+    inner.train_from_iterator([". ".join(PHRASES)], trainer)
+    named = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    words = tf.PreTrainedTokenizerFast(
+        tokenizer_object=inner, **named, extra_special_tokens={"image_token": "<image>"}, model_max_length=512
+    )
+    words.add_tokens([f"<loc_{place}>" for place in range(1000)])
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = tf.Florence2Config(
+        text_config={
+            "model_type": "bart",
+            "vocab_size": len(words),
+            "d_model": 16,
+            "encoder_ffn_dim": 16,
+            "decoder_ffn_dim": 16,
+            "max_position_embeddings": 512,
+            **layers,
+        },
+        vision_config={
+            "depths": [1, 1, 1, 1],
+            "embed_dim": [8, 8, 8, 8],
+            "num_heads": [1, 1, 1, 1],
+            "num_groups": [1, 1, 1, 1],
+            "window_size": 4,
+            "projection_dim": 16,
+        },
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+    )
+    model = randomised(tf.Florence2ForConditionalGeneration(config), 3)
+    model.model.language_model.shared.weight.data.normal_(generator=torch.Generator().manual_seed(4))
+    model.save_pretrained(directory)
+    pictures = tf.CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
+    pictures.image_seq_length = 5
+    rules = {"phrase_grounding": {"banned_grounding_tokens": ["the image"]}}
+    tf.Florence2Processor(pictures, words, post_processor_config=rules).save_pretrained(directory)
 
 
 # The tokens that Qwen's chat models add to their vocabulary, in their order.
@@ -520,5 +570,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "DepthAnythingForDepthEstimation": depth_anything,
     "YOLO": yolo,
     "YOLOE": yoloe,
+    "Florence2ForConditionalGeneration": florence2,
     "Qwen3VLForConditionalGeneration": tiny_qwen3_vl,
 }

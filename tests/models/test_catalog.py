@@ -57,7 +57,7 @@ def test_what_does_not_run_here_says_what_to_take_instead() -> None:
 def test_every_adapter_is_there_and_is_made_without_work_or_torch(key: str) -> None:
     model = catalog.make(catalog.find(key))
     assert model.spec.key == key
-    assert model.spec.repository
+    assert model.spec.repository == catalog.find(key).repository
     model.close()
 
 
@@ -95,15 +95,15 @@ def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
 
 
 def test_a_model_that_does_not_run_here_says_why() -> None:
-    with pytest.raises(ModelUnavailable, match="yolov13-x does not run here: A fork"):
-        catalog.make(catalog.find("yolov13-x"))
+    with pytest.raises(ModelUnavailable, match="da3-metric-l does not run here: Its package"):
+        catalog.make(catalog.find("da3-metric-l"))
 
 
 def test_a_profile_with_such_a_model_is_built_and_says_why_when_it_is_loaded() -> None:
-    model = Fleet().build(["yolov13-x"])["yolov13-x"]
+    model = Fleet().build(["da3-metric-l"])["da3-metric-l"]
     assert isinstance(model, Model)
     for verb in (lambda: model.load("cpu"), model.warm_up, lambda: model.assess([])):
-        with pytest.raises(ModelUnavailable, match="yolov13-x does not run here: A fork"):
+        with pytest.raises(ModelUnavailable, match="da3-metric-l does not run here: Its package"):
             verb()
     model.close()
 
@@ -150,7 +150,7 @@ def test_the_list_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     assert "llama-4-maverick" not in keys(["--fits", "80"], capsys)
     assert "llama-4-maverick" in keys(["--fits", "220"], capsys)
     assert "sam3" in keys(["--level", "1"], capsys)  # the plan's SAM 3 detector
-    assert "yolov13-x" not in keys(["--runnable"], capsys)
+    assert "da3-metric-l" not in keys(["--runnable"], capsys)
 
 
 def test_show_takes_a_key_or_a_name_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,12 +89,20 @@ def test_what_fits_keeps_the_given_order() -> None:
 
 def test_a_measured_figure_replaces_the_computed_one_and_says_so(tmp_path: Path) -> None:
     assert place(["qwen3-vl-8b"], [80], tmp_path).placed[0].option.source == "computed"
-    rows = [{"key": "qwen3-vl-8b", "precision": "bf16", "reserved_gb": 21.34}]
     other = tmp_path / "other"
     other.mkdir()
-    (other / "gpu-models-x.json").write_text(json.dumps({"models": rows}))
+    for name, date, gb in (("h100", "2026-11-24", 21.34), ("h200", "2026-11-23", 99.0)):
+        rows = [{"key": "qwen3-vl-8b", "precision": "bf16", "reserved_gb": gb}]
+        (other / f"gpu-models-{name}.json").write_text(json.dumps({"date": date, "models": rows}))
     option = place(["qwen3-vl-8b"], [80], other).placed[0].option
-    assert (option.gb, option.source) == (21.4, "measured")
+    assert (option.gb, option.source) == (21.4, "measured"), "the later measurement counts"
+
+
+def test_a_member_that_asks_the_others_weighs_nothing() -> None:
+    alone = place(["dfine-x", "llmdet-l"], [80], NO_RESULTS)
+    together = place(["dfine-x", "llmdet-l", "detectors-together"], [80], NO_RESULTS)
+    assert together.placed[0].option.gb == alone.placed[0].option.gb
+    assert together.placed[0].job.members == ("dfine-x", "llmdet-l", "detectors-together")
 
 
 def test_the_plans_own_table_is_shown_beside_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
