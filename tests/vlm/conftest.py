@@ -45,6 +45,3 @@ def pytest_configure(config: pytest.Config) -> None:
     for category in ("FutureWarning", "DeprecationWarning", "UserWarning"):
         for module in ("vllm", "torch", "transformers", "cpuinfo", "jax"):
             config.addinivalue_line("filterwarnings", f"ignore::{category}:{module}")
-    # vLLM lets go of its sockets when they are collected.
-    config.addinivalue_line("filterwarnings", "ignore::pytest.PytestUnraisableExceptionWarning")
-    config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")

@@ -12,9 +12,11 @@ import pytest
 from reference import Reference
 from vlm_helpers import THOUGHT, cores_of, picture, small_engine
 
+from models import catalog
 from models.base import ModelUnavailable, Unrecoverable
 from models.vlm.engine import Engine
 from models.vlm.prompts import prompt_of
+from models.vlm.scorer import Scorer
 
 FRAMES = [picture(0), picture(1, (256, 320)), picture(2, (224, 224)), picture(3, (600, 700))]
 
@@ -54,6 +56,16 @@ def test_scores_are_those_of_transformers_whatever_the_batch(plain: Engine, refe
         assert opinion.logit == pytest.approx(expected, abs=1e-3)
         assert plain.assess([FRAMES[index]])[0].logit == pytest.approx(expected, abs=1e-3)
     assert len({round(opinion.logit, 2) for opinion in together}) == len(FRAMES), "the pictures make no difference"
+
+
+def test_the_static_scorer_says_the_same_of_the_same_weights(plain: Engine, checkpoint: Path) -> None:
+    scorer = Scorer(catalog.find("qwen3-vl-4b-scorer"), checkpoint)
+    scorer.load("cpu")
+    plain.prompt = scorer.prompt
+    frames = [picture(seed) for seed in range(3)]
+    theirs = [opinion.logit for opinion in scorer.assess(frames)]
+    assert [opinion.logit for opinion in plain.assess(frames)] == pytest.approx(theirs, abs=1e-3)
+    scorer.close()
 
 
 def test_a_thought_keeps_to_its_budget_and_the_answer_is_drawn_from_it(engine: Engine, reference: Reference) -> None:
