@@ -162,7 +162,7 @@ def test_every_step_is_a_function_of_its_number_and_ranks_share_it(streets: Path
     found = data.read(settings(streets, tmp_path))
     chances = data.chances(found, found.rows(SOURCES))
     targets = np.array([[p.label] for p in found.pictures], np.float32)
-    shown = Shown(found.pictures, chances, targets, batch=6, side=64, seed=5, pasted=0.5)
+    shown = Shown(found.pictures, chances, targets, batch=6, side=64, seed=5)
     whole = Batches(shown)[7]
     assert whole["pixels"].shape == (6, 64, 64, 3)
     assert np.array_equal(whole["pixels"], Batches(shown)[7]["pixels"])

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.labelled import Labelled
-from models.training.views import View, render
+from models.training.finetune.augment import varied
+from models.training.views import read
 
 Batch = Mapping[str, Any]
 
@@ -22,7 +23,7 @@ Batch = Mapping[str, Any]
 class Shown:
     """How pictures are drawn. chances (N,): of each picture, sums to one. targets (N, T): what is learned of each.
 
-    batch: pictures a number, over all ranks. pasted: share of pictures that things are pasted into.
+    batch: pictures a number, over all ranks.
     """
 
     pictures: Sequence[Labelled]
@@ -31,7 +32,6 @@ class Shown:
     batch: int
     side: int
     seed: int
-    pasted: float = 0.0
 
 
 class Batches:
@@ -42,34 +42,16 @@ class Batches:
 
     def __init__(self, shown: Shown, rank: int = 0, world: int = 1) -> None:
         self.shown, self.rank, self.world = shown, rank, world
-        clear = [n for n, p in enumerate(shown.pictures) if p.label == 0 and shown.chances[n] > 0]
-        self._of_source: dict[str, list[int]] = {}
-        for n in clear:
-            self._of_source.setdefault(shown.pictures[n].source, []).append(n)
-        self._clear = np.array(clear)
 
     def __getitem__(self, number: int) -> Batch:
         s = self.shown
         rows = np.random.default_rng((s.seed, number)).choice(len(s.pictures), s.batch, p=s.chances)
-        made = [self._one(int(rows[place]), number, place) for place in range(self.rank, s.batch, self.world)]
+        own = range(self.rank, s.batch, self.world)
         return {
-            "pixels": np.stack([pixels for pixels, _ in made]),
-            "targets": np.stack([target for _, target in made]),
+            "pixels": np.stack([self._one(int(rows[place]), number, place) for place in own]),
+            "targets": np.stack([s.targets[rows[place]] for place in own]),
         }
 
-    def _one(self, row: int, number: int, place: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        s = self.shown
-        seed = (s.seed, number, place)
-        picture, target = s.pictures[row], s.targets[row]
-        rng = np.random.default_rng((*seed, 1))
-        if len(self._clear) and rng.random() < s.pasted:
-            if picture.label:  # a clear frame that gets a work zone; what a teacher said of the frame is void
-                picture, target = s.pictures[int(rng.choice(self._clear))], np.full_like(target, np.nan)
-                target[0] = 1.0
-                view = View("pasted", picture.path, 1, (picture.source,), seed, s.side)
-            else:
-                donor = s.pictures[int(rng.choice(self._of_source[picture.source]))]
-                view = View("control", picture.path, 0, (picture.source,), seed, s.side, donor=donor.path)
-        else:
-            view = View("real", picture.path, picture.label, (picture.source,), seed, s.side)
-        return render(view), target
+    def _one(self, row: int, number: int, place: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng((self.shown.seed, number, place))
+        return varied(read(self.shown.pictures[row].path), self.shown.side, rng)

@@ -65,7 +65,6 @@ def train(
         settings.batch // settings.accumulate,
         inner.described.side,
         settings.seed,
-        settings.pasted,
     )
     watched = pictures.of(pictures.rows(parts["calibrate"]))
     loop.fit(

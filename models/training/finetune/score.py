@@ -22,9 +22,9 @@ from models.data.labelled import Labelled
 from models.embedded.model import Calibration
 from models.embedded.view import resize
 from models.training import evaluate
-from models.training.views import evaluation_views, read, render, served
+from models.training.views import evaluation_views, read, render
 
-KINDS = evaluate.SERVED  # level0 .. level3 and native: what reaches the miner
+KINDS = ("level0", "level1", "level2", "level3", "native")  # what reaches the miner
 FEWEST_GROUPS = 5  # for an interval that draws whole groups
 WATCHED = 200  # calibration pictures looked at while training
 
@@ -36,7 +36,7 @@ class Tested:
     """A map-style data set: pictures as they would arrive and be resized, uint8 (side, side, 3), kind after kind."""
 
     def __init__(self, pictures: Sequence[Labelled], kinds: Sequence[str], side: int, seed: int) -> None:
-        self._views = evaluation_views(pictures, kinds, {"seed": seed})
+        self._views = [view for kind in kinds for view in evaluation_views(pictures, kind, seed)]
         self._side = side
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class Tested:
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
         view = self._views[number]
         if view.kind == "native":
-            return served(read(view.picture), "squash", self._side)
+            return resize(read(view.picture), (self._side, self._side))
         return resize(render(view), (self._side, self._side))
 
 

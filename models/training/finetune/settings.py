@@ -48,7 +48,6 @@ class Settings(BaseSettings):
     accumulate: int = Field(1, ge=1, description="Parts a batch is computed in, to save memory.")
     learning_rate: float = Field(1e-4, gt=0, description="At its highest.")
     weight_decay: float = Field(0.05, ge=0)
-    pasted: float = Field(0.0, ge=0, le=1, description="Share of pictures with things pasted in: work zones, controls.")
     checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them: less memory.")
     seed: int = Field(72, ge=0)
 

@@ -81,7 +81,6 @@ def run(settings: Vlm) -> dict[str, Any]:
         settings.batch // settings.accumulate,
         settings.side,
         settings.seed,
-        settings.pasted,
     )
     watched = pictures.of(pictures.rows(parts["calibrate"]))
     predict = predictor(answer, asked, device)
