@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 SERVED = [kind for kinds in evaluate.SERVED.values() for kind in kinds]
 EXAMPLES = 120  # pictures by which the ranges of 8 bits are set, and others by which they are checked
-QUICK = {"drawn": 2, "pool": 24, "shapes": [[64, 128], [64, 64]], "fit": {"steps": 16, "batch": 8}}
+QUICK = {"drawn": 2, "pool": 64, "shapes": [[64, 128], [64, 64]], "fit": {"steps": 16, "batch": 8}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -220,7 +220,10 @@ class Pool:
         for label in (0, 1):
             rows = np.flatnonzero(free & (self.wished == label))
             if not len(rows):
-                raise ValueError(f"{member.name}: no picture of label {label} is left when its sources are held out")
+                raise ValueError(
+                    f"{member.name}: a pool of {len(free)} views has none of label {label} without its held-out sources; "
+                    "raise `pool` in the settings, or move a source to another fold"
+                )
             taken.append(rng.permutation(np.resize(rng.permutation(rows), half)))
         return np.concatenate(taken)
 

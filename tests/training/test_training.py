@@ -188,7 +188,7 @@ def test_a_batch_never_has_a_held_out_pixel_and_both_labels_alike(seed: int, hel
 def test_a_fold_that_leaves_one_label_is_refused() -> None:
     empty, names = torch.zeros(2), np.array(["camvid", "gtsdb"])
     pool = Pool(empty, empty, empty, empty, names, np.array(["", ""]), np.array([0, 0]), np.array([0.0, 1.0]))
-    with pytest.raises(ValueError, match="no picture of label 1"):
+    with pytest.raises(ValueError, match="none of label 1"):
         pool.taken(Member("one", {"gtsdb"}, {"batch": 8, "pasted_share": 0.5}, 0), np.random.default_rng(0))
 
 
