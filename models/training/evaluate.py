@@ -158,7 +158,7 @@ def opinions(
     calibrations: those that ship.
     """
     files = [p.path for p in pictures]
-    sizes = [Image.open(file).size for file in files]
+    sizes = [_size(file) for file in files]
     return {
         "schema": 2,
         "folds": dict(folds),
@@ -174,6 +174,11 @@ def opinions(
         "height": [height for _, height in sizes],
         "logits": {kind: [round(float(z), 3) for z in values] for kind, values in scores.logits.items()},
     }
+
+
+def _size(file: Path) -> tuple[int, int]:
+    with Image.open(file) as picture:
+        return picture.size
 
 
 def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
