@@ -221,7 +221,7 @@ class Pool:
             rows = np.flatnonzero(free & (self.wished == label))
             if not len(rows):
                 raise ValueError(
-                    f"{member.name}: a pool of {len(free)} views has none of label {label} without its held-out sources; "
+                    f"{member.name}: a pool of {len(free)} views has none of label {label} left for it; "
                     "raise `pool` in the settings, or move a source to another fold"
                 )
             taken.append(rng.permutation(np.resize(rng.permutation(rows), half)))
