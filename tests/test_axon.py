@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from bittensor_wallet import Keypair
 
-from miner.axon import Limits, Server
+from miner.axon import Limits, Server, verify_signature
 from miner.gate import SECOND, Rate, Rules
 from miner.metagraph import Neuron
 from miner.replay import Replay
@@ -798,3 +798,14 @@ async def test_a_picture_of_a_megabyte_is_answered() -> None:
     async with serving(IDENTITY, SUBNET) as edge:
         response = await edge.ask(dendrite().request(image).bytes())
     assert response.json["image"] == image
+
+
+def test_a_signature_is_checked_over_the_message_itself_and_never_raises() -> None:
+    """A browser wallet's wrapping is no dendrite's: it would cost every forgery a second check."""
+    message, hotkey = b"message", VALIDATOR.ss58_address
+    good = VALIDATOR.sign(message)
+    assert verify_signature(hotkey, message, good, "sr25519")
+    assert not verify_signature(hotkey, message, VALIDATOR.sign(b"<Bytes>" + message + b"</Bytes>"), "sr25519")
+    for bad in (b"", b"\0" * 64, b"\xff" * 64, good[:63], good + b"x"):
+        assert not verify_signature(hotkey, message, bad, "sr25519")
+    assert not verify_signature("no address", message, good, "sr25519")
