@@ -25,6 +25,7 @@ from models.embedded.view import resize
 from models.torch_model import Answer, TorchModel
 
 LARGEST_BATCH = 16
+EVERY = "every"  # one calibration for pictures of every size and level
 
 
 class Trained:
@@ -46,7 +47,7 @@ class Trained:
         import onnxruntime
 
         folder = whole(self.entry, "model.onnx", "calibration.json")
-        self._calibration = Calibration.read(folder / "calibration.json")
+        self._calibration = Calibration.read(folder / "calibration.json", EVERY)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
@@ -86,7 +87,7 @@ class OnCard(TorchModel):
 
         load_file = import_module("safetensors.torch").load_file
         whole(self.entry, "model.safetensors", "network.json", "calibration.json")
-        self._calibration = Calibration.read(directory / "calibration.json")
+        self._calibration = Calibration.read(directory / "calibration.json", EVERY)
         model = build(Described.read(directory / "network.json"))
         model.load_state_dict(load_file(directory / "model.safetensors"))
         self.model = model.to(self.device, self.dtype).eval()

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.embedded.model import Calibration
+from models.trained import EVERY
 from models.training.export import OPSET, TOLERANCE
 from models.training.finetune.network import Network
 
@@ -65,7 +66,9 @@ def _compared(network: Network, path: Path, side: int) -> float:
 
 
 def write_calibration(calibration: Calibration, folder: Path) -> None:
-    (folder / "calibration.json").write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
+    (folder / "calibration.json").write_text(
+        json.dumps({EVERY: asdict(calibration)}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def write_network(network: Network, folder: Path) -> float:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from models import weights
 from models.catalog import Entry, entries, find
 from models.embedded.model import Calibration
+from models.trained import EVERY
 from models.training.finetune import data, loop, package, score
 from models.training.finetune.answer import Answer, with_lora, yes_no_loss
 from models.training.finetune.batches import Batches, Shown
@@ -182,7 +183,7 @@ def _finish(
 
 def _served(entry: Entry, folder: Path, settings: Vlm) -> dict[str, Any]:
     """The catalog's entry of the model that was started from, with the merged weights and their calibration."""
-    calibration = Calibration.read(folder / "calibration.json")
+    calibration = Calibration.read(folder / "calibration.json", EVERY)
     told = entry.model_dump(mode="json", exclude={"key", "revision", "folder"}, exclude_defaults=True)
     return {
         **told,
