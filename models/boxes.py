@@ -89,6 +89,11 @@ def classes(name: str, path: Path = CLASSES) -> Classes:
     return Classes(name, weights.pop("leak"), weights)
 
 
+def all_classes(path: Path = CLASSES) -> list[Classes]:
+    """Every table of `roadwork_classes.toml`: all labels that a detector may point with."""
+    return [classes(name, path) for name in tomllib.loads(path.read_text(encoding="utf-8"))]
+
+
 def merged(tables: Sequence[Classes]) -> Classes:
     """One label set of several: each label at its largest weight, the leak of the table that sees the most."""
     weights: dict[str, float] = {}

@@ -79,22 +79,30 @@ class TorchModel(ABC):
 
     def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
         """One opinion per frame. Raises ModelError."""
+
+        def answers() -> Sequence[Answer]:
+            return self.by_size(self._answer, frames) if self.one_size else self._answer(frames)
+
+        return self._opinions(answers, len(frames))
+
+    def _opinions(self, answers: Callable[[], Sequence[Answer]], count: int) -> list[Opinion]:
+        """What the model answers of so many frames, timed and calibrated. Raises ModelError."""
         if not self._loaded:
             raise ModelUnavailable(f"{self.entry.key}: not loaded; call load(device) first")
-        if not frames:
+        if not count:
             return []
         started = time.perf_counter()
         try:
             with import_module("torch").inference_mode():
-                answers = self.by_size(self._answer, frames) if self.one_size else self._answer(frames)
+                said = answers()
         except ModelError:
             raise
         except Exception as error:
             if is_out_of_memory(error):
-                raise OutOfMemory(f"{self.entry.key}: batch of {len(frames)} does not fit on {self.device}") from error
+                raise OutOfMemory(f"{self.entry.key}: batch of {count} does not fit on {self.device}") from error
             raise ModelCrashed(f"{self.entry.key}: {first_line(error)}") from error
         spent = (time.perf_counter() - started) * 1e3
-        return [Opinion(self.entry.key, self.entry.calibrated(raw), spent, evidence) for raw, evidence in answers]
+        return [Opinion(self.entry.key, self.entry.calibrated(raw), spent, evidence) for raw, evidence in said]
 
     def close(self) -> None:
         self._loaded = False

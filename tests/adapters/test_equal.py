@@ -3,6 +3,7 @@ its documentation says, gives the same scores and boxes."""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -13,14 +14,15 @@ import transformers as tf
 from PIL import Image
 from test_adapters import checkpoint, head, made
 
+from cascade.batching import Examiner
 from models import boxes, catalog
-from models.base import Frame
+from models.base import Frame, ModelError, ModelUnavailable
 from models.boxes import Box
 from models.depth import ObjectSize
 from models.detectors import Detector, Yolo
 from models.foundation import Foundation, Heads
 from models.open_vocabulary import OpenVocabulary
-from models.segmenters import Sam3
+from models.segmenters import EXEMPLARS, KEPT, Sam3
 from models.zero_shot import LIGHT, WEATHER, ZeroShot
 
 PHRASES = list(boxes.classes("prompts").weights)
@@ -159,16 +161,21 @@ def test_owlv2(checkpoints: Path, frames: list[Frame]) -> None:
         same(ours, [(label, score, tuple(corners)) for label, score, corners in theirs])
 
 
-def test_sam3(checkpoints: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def sam3(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Sam3:
     monkeypatch.setattr(boxes, "SHOWN", 0.05)  # random weights are not sure of much
     model = made("sam3", checkpoints)
     assert isinstance(model, Sam3)
     model.load("cpu")
-    directory = checkpoint(model.entry, checkpoints)
+    return model
+
+
+def test_sam3(sam3: Sam3, checkpoints: Path, frames: list[Frame]) -> None:
+    directory = checkpoint(sam3.entry, checkpoints)
     library = tf.Sam3Model.from_pretrained(directory)
     processor = tf.AutoProcessor.from_pretrained(directory)
     with torch.inference_mode():
-        presence, shown = model.presence(frames)
+        presence, shown = sam3.presence(frames)
         for index, image in enumerate(images(frames)):
             expected: list[tuple[str, float, tuple[float, ...]]] = []
             for column, phrase in enumerate(PHRASES):
@@ -182,6 +189,108 @@ def test_sam3(checkpoints: Path, frames: list[Frame], monkeypatch: pytest.Monkey
                     for score, corners in zip(found["scores"].tolist(), found["boxes"].tolist(), strict=True)
                 ]
             same(shown[index], expected)
+
+
+POINTED = [  # what detectors of three label sets, and one without labels, may point at; the last is one too many
+    {"label": "Traffic cone", "score": 0.9, "box": [10.0, 12.0, 40.5, 50.0]},
+    {"label": "traffic cone", "score": 0.8, "box": [-3.0, 20.0, 60.0, 70.0]},
+    {"label": "machinery vehicle", "score": 0.7, "box": [30.0, 5.0, 55.0, 30.0]},
+    {"score": 0.6, "box": [5.0, 5.0, 60.0, 60.0]},
+]
+
+
+def by_hand(sam3: Sam3, checkpoints: Path, frame: Frame, concept: str, shown: list[list[float]]) -> tuple[float, list]:
+    """Presence logit, and boxes: the library's own call with words and exemplars."""
+    directory = checkpoint(sam3.entry, checkpoints)
+    library = tf.Sam3Model.from_pretrained(directory)
+    processor = tf.AutoProcessor.from_pretrained(directory)
+    (image,) = images([frame])
+    pointed = {"input_boxes": [shown], "input_boxes_labels": [[1] * len(shown)]} if shown else {}
+    with torch.inference_mode():
+        outputs = library(**processor(images=image, text=concept, **pointed, return_tensors="pt"))
+    found = processor.post_process_object_detection(outputs, threshold=0.05, target_sizes=[image.size[::-1]])[0]
+    return float(outputs.presence_logits), [
+        [concept, score, corners]
+        for score, corners in zip(found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pointed", "given"),
+    [
+        (
+            POINTED,
+            {
+                "traffic cone": [[10.0, 12.0, 40.5, 50.0], [0.0, 20.0, 60.0, 70.0]],
+                "machinery vehicle": [[30.0, 5.0, 55.0, 30.0]],
+            },
+        ),
+        (POINTED[3:], {"visual": [[5.0, 5.0, 60.0, 60.0]]}),
+    ],
+)
+def test_sam3_is_shown_exemplars(
+    pointed: list[dict], given: dict[str, list], sam3: Sam3, checkpoints: Path, frames: list[Frame]
+) -> None:
+    opinion = sam3.assess_crop(frames[0], pointed)
+    assert opinion.evidence["exemplars"] == given
+    clear, expected = 1 - 0.20, []
+    for concept in [*PHRASES, *(each for each in given if each not in PHRASES)]:
+        logit, found = by_hand(sam3, checkpoints, frames[0], concept, given.get(concept, []))
+        present = 1 / (1 + math.exp(-logit))
+        assert opinion.evidence["presence"].pop(concept) == pytest.approx(present, abs=1e-3)
+        weight = {"machinery vehicle": 0.75, "visual": 0.0} | boxes.classes("prompts").weights
+        clear *= 1 - weight[concept] * present
+        expected += found
+    assert not opinion.evidence["presence"], "it was asked about something else"
+    raw = math.log((1 - clear) / clear)
+    assert opinion.logit == pytest.approx(sam3.entry.calibrated(raw), abs=5e-3)
+    best = sorted(expected, key=lambda each: -each[1])[:50]
+    shown = opinion.evidence["boxes"]
+    assert [box["score"] for box in shown] == pytest.approx([score for _, score, _ in best], abs=1e-3)
+    assert {box["label"] for box in shown} == {label for label, _, _ in best} >= set(given)
+    json.dumps(dict(opinion.evidence))
+
+
+def test_sam3_without_exemplars_says_what_it_said(sam3: Sam3, frames: list[Frame]) -> None:
+    first = sam3.assess(frames[:1])[0]
+    again = sam3.assess_crop(frames[0], [])
+    assert again.logit == pytest.approx(first.logit, abs=1e-4)
+    assert again.evidence["presence"] == pytest.approx(first.evidence["presence"], abs=1e-3)
+    assert sam3.assess_crop(frames[0], POINTED[:EXEMPLARS]).logit != pytest.approx(first.logit, abs=1e-4)
+
+
+def test_sam3_encodes_a_picture_once_for_both_questions(sam3: Sam3, frames: list[Frame]) -> None:
+    encoded: list[int] = []
+    sam3.model.vision_encoder.register_forward_hook(lambda _, given, __: encoded.append(len(given[0])))
+    alone = sam3.assess_crop(frames[1], POINTED)
+    sam3.assess(frames)
+    assert sam3.assess_crop(frames[1], POINTED).logit == pytest.approx(alone.logit, abs=1e-3)
+    assert encoded == [1, 3]
+    sam3.assess([frames[0]] * (KEPT + 1))  # a batch too large to be kept
+    sam3.assess_crop(frames[0], POINTED)
+    assert encoded == [1, 3, KEPT + 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ({"label": "cone"}, "expected .*four finite numbers, got .*cone"),
+        ({"box": [1.0, 2.0, 3.0]}, "four finite numbers"),
+        ({"box": [1.0, 2.0, float("nan"), 4.0]}, "four finite numbers"),
+        ({"box": [40.0, 10.0, 20.0, 30.0]}, "left < right"),
+        ({"box": [130.0, 10.0, 150.0, 30.0]}, "inside the picture of 120 x 90"),
+    ],
+)
+def test_sam3_refuses_a_box_that_is_none(box: dict, message: str, sam3: Sam3, frames: list[Frame]) -> None:
+    with pytest.raises(ModelError, match=message):
+        sam3.assess_crop(frames[0], [box])
+
+
+def test_sam3_closed_answers_no_second_question(sam3: Sam3, frames: list[Frame]) -> None:
+    assert isinstance(sam3, Examiner)  # what `can_examine` looks for
+    sam3.close()
+    with pytest.raises(ModelUnavailable, match="not loaded"):
+        sam3.assess_crop(frames[0], POINTED)
 
 
 @pytest.mark.parametrize("key", ["siglip2-roadwork", "clip-roadwork"])
