@@ -51,6 +51,12 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     assert profile.fit is None
 
 
+def test_a_catalog_beside_the_profile_is_found_from_anywhere(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD.replace("band =", 'catalog = "catalog.toml"\nband ='))
+    assert load(path).catalog == str(tmp_path.resolve() / "catalog.toml")
+    assert load("embedded").catalog == ""
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
