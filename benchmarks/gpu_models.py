@@ -35,6 +35,7 @@ import tiny  # noqa: E402  (the tests' tokenizers, which need no vocabulary of t
 import torch  # noqa: E402
 import transformers as tf  # noqa: E402
 
+from benchmarks.sizes import d_fine_x  # noqa: E402
 from models import catalog, foundation  # noqa: E402
 from models.base import Frame, ModelError  # noqa: E402
 from models.torch_model import TorchModel  # noqa: E402
@@ -130,25 +131,7 @@ def rt_detr_v2(directory: Path) -> None:
 
 
 def d_fine(directory: Path) -> None:
-    backbone = tf.HGNetV2Config(
-        stage_in_channels=[64, 128, 512, 1024],
-        stage_mid_channels=[64, 128, 256, 512],
-        stage_out_channels=[128, 512, 1024, 2048],
-        stage_num_blocks=[1, 2, 5, 2],
-        stage_numb_of_layers=[6, 6, 6, 6],
-        stem_channels=[3, 32, 64],
-        hidden_sizes=[128, 512, 1024, 2048],
-        out_features=["stage2", "stage3", "stage4"],
-    )
-    config = tf.DFineConfig(
-        backbone_config=backbone,
-        encoder_in_channels=[512, 1024, 2048],
-        encoder_hidden_dim=384,
-        encoder_ffn_dim=2048,
-        decoder_in_channels=[384, 384, 384],
-        decoder_n_points=[3, 6, 3],
-        **tiny.labelled(tiny.OBJECTS365),
-    )
+    config = d_fine_x(**tiny.labelled(tiny.OBJECTS365))
     saved(tf.DFineForObjectDetection(config), directory, tf.RTDetrImageProcessor(size=square(640)))
 
 

@@ -30,6 +30,7 @@ sys.path[:0] = [str(ROOT)]
 import torch  # noqa: E402
 import transformers as tf  # noqa: E402
 
+from benchmarks.sizes import d_fine_x  # noqa: E402
 from models import fp8, fused  # noqa: E402
 from models.cuda_graphs import Graphs, recordable  # noqa: E402
 
@@ -252,26 +253,7 @@ def vit(run: Run) -> tuple[Any, int]:
 
 
 def d_fine(run: Run) -> tuple[Any, int]:
-    backbone = tf.HGNetV2Config(
-        stage_in_channels=[64, 128, 512, 1024],
-        stage_mid_channels=[64, 128, 256, 512],
-        stage_out_channels=[128, 512, 1024, 2048],
-        stage_num_blocks=[1, 2, 5, 2],
-        stage_numb_of_layers=[6, 6, 6, 6],
-        stem_channels=[3, 32, 64],
-        hidden_sizes=[128, 512, 1024, 2048],
-        out_features=["stage2", "stage3", "stage4"],
-    )
-    config = tf.DFineConfig(
-        backbone_config=backbone,
-        encoder_in_channels=[512, 1024, 2048],
-        encoder_hidden_dim=384,
-        encoder_ffn_dim=2048,
-        decoder_in_channels=[384, 384, 384],
-        decoder_n_points=[3, 6, 3],
-        num_labels=365,
-    )
-    return tf.DFineForObjectDetection(config), 640
+    return tf.DFineForObjectDetection(d_fine_x(num_labels=365)), 640
 
 
 def rf_detr(run: Run) -> tuple[Any, int]:

@@ -8,7 +8,7 @@ Every function raises ValueError that says what was expected and what came.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,15 @@ def bootstrap(
         )
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(float(low), float(high))
+
+
+def told(measure: Mapping[str, float | None]) -> str:
+    """A measure of a `summary` as a table shows it: "0.754 (0.69..0.81)", the value alone, or "-" for none."""
+    if measure["value"] is None:
+        return "-"
+    if measure["low"] is None:
+        return f"{measure['value']:.3f}"
+    return f"{measure['value']:.3f} ({measure['low']:.2f}..{measure['high']:.2f})"
 
 
 def summary(

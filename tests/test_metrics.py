@@ -145,3 +145,9 @@ def test_bad_input_is_named(labels, probabilities, message):
 def test_groups_must_match_the_pictures():
     with pytest.raises(ValueError, match="one group per picture"):
         metrics.bootstrap([0, 1], [0.5, 0.5], metrics.accuracy, groups=["a"])
+
+
+def test_a_measure_is_told_with_its_interval_where_it_has_one():
+    assert metrics.told({"value": 0.7537, "low": 0.6924, "high": 0.8116}) == "0.754 (0.69..0.81)"
+    assert metrics.told({"value": 0.7537, "low": None, "high": None}) == "0.754"
+    assert metrics.told({"value": None, "low": None, "high": None}) == "-"

@@ -236,26 +236,18 @@ def markdown(found: Mapping[str, Any]) -> str:
     for pool in ("pooled", "streets"):
         for kind, r in kinds.items():
             s = r[pool]
-            cells = [_cell(s[m]) for m in ("mcc", "auc", "accuracy")]
+            cells = [metrics.told(s[m]) for m in ("mcc", "auc", "accuracy")]
             before = f"{r['ece_before']:.3f}" if pool == "pooled" else "-"
             lines.append(
                 f"| {kind}, {pool} | {s['n']} | {s['positives']} | {' | '.join(cells)} | {before} "
-                f"| {_cell(s['ece'])} | {_cell(s['brier'])} |"
+                f"| {metrics.told(s['ece'])} | {metrics.told(s['brier'])} |"
             )
     for title, part in (("fold", "folds"), ("source", "sources")):
         lines += ["", f"| {title} | n | road work | " + " | ".join(f"MCC {k}" for k in kinds) + " | accuracy native |"]
         lines.append("|---|" + "---|" * (len(kinds) + 3))
         first = next(iter(kinds.values()))
         for name, s in first[part].items():
-            cells = [_cell(r[part][name]["mcc"]) for r in kinds.values()]
-            accuracy = _cell(kinds.get("native", first)[part][name]["accuracy"])
+            cells = [metrics.told(r[part][name]["mcc"]) for r in kinds.values()]
+            accuracy = metrics.told(kinds.get("native", first)[part][name]["accuracy"])
             lines.append(f"| {name} | {s['n']} | {s['positives']} | {' | '.join(cells)} | {accuracy} |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(measure: Mapping[str, float | None]) -> str:
-    if measure["value"] is None:
-        return "-"
-    if measure["low"] is None:
-        return f"{measure['value']:.3f}"
-    return f"{measure['value']:.3f} ({measure['low']:.2f}..{measure['high']:.2f})"

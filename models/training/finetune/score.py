@@ -131,24 +131,16 @@ def markdown(measured: Mapping[str, Any]) -> str:
     lines = ["| picture | n | road work | " + " | ".join(names.values()) + " | ECE before |", "|---|" + "---|" * 8]
     for kind, rows in measured.items():
         row = rows["all"]
-        cells = " | ".join(_cell(row[name]) for name in names)
-        lines.append(f"| {kind} | {row['n']} | {row['positives']} | {cells} | {_cell(rows['before']['ece'])} |")
+        cells = " | ".join(metrics.told(row[name]) for name in names)
+        lines.append(f"| {kind} | {row['n']} | {row['positives']} | {cells} | {metrics.told(rows['before']['ece'])} |")
     kinds = list(measured)
     lines += ["", "| source | n | road work | " + " | ".join(f"accuracy, MCC {k}" for k in kinds) + " |"]
     lines.append("|---|" + "---|" * (2 + len(kinds)))
     for source, first in measured[kinds[0]]["sources"].items():
         rows = [measured[kind]["sources"][source] for kind in kinds]
-        cells = [f"{row['accuracy']['value']:.3f}, {_cell(row['mcc'])}" for row in rows]
+        cells = [f"{row['accuracy']['value']:.3f}, {metrics.told(row['mcc'])}" for row in rows]
         lines.append(f"| {source} | {first['n']} | {first['positives']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(measure: Mapping[str, float | None]) -> str:
-    if measure["value"] is None:
-        return "-"
-    if measure["low"] is None:
-        return f"{measure['value']:.3f}"
-    return f"{measure['value']:.3f} ({measure['low']:.2f}..{measure['high']:.2f})"
 
 
 def diagram(pictures: Sequence[Labelled], found: Logits, calibration: Calibration, path: Path, bins: int = 10) -> None:
