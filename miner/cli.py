@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from miner.settings import UsageError
@@ -23,7 +24,7 @@ COMMANDS = {
     "calibrate": "Fit a profile's weights, calibration and exit band on labelled pictures; --check its tiers.",
     "replay": "Decide recorded opinions again under other profiles, without any model.",
     "journal": "What was asked and answered: stats, export as a data set, labels from elsewhere.",
-    "improve": "Learn from labelled traffic behind a gate; improve shadow, promote, rollback, audit.",
+    "improve": "Learn (fit, train) from labelled traffic behind a gate; improve shadow, promote, rollback, audit.",
     "doctor": "Check this machine, the settings, the wallet and the chain; say what to mend.",
     "cost": "What serving costs by the hour and the month, and what it would have to earn.",
     "register": "From a hotkey to a registered miner, step by step; nothing is signed unasked.",
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"unknown command {command!r}; known: {', '.join(COMMANDS)}")
         return int(import_module(f"miner.commands.{command}").main(words))
     except UsageError as error:
-        Console(stderr=True).print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         return 130

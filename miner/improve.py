@@ -1,7 +1,8 @@
 """Learning from what was served, behind a gate: assemble, fit, compare, and only then promote; each step on record.
 
 A version is a directory with a whole profile in it (`<name>.toml`, `<name>.fit.json`, perhaps `head.json` and
-`memory.npz`), so that serving one is serving a profile. `current` points to the one in force; without it the miner's
+`memory.npz`), so that serving one is serving a profile; a network that it had trained (`miner.retrain`) lies in
+`trained/`, since later versions go on with it. `current` points to the one in force; without it the miner's
 own profile is. Nothing is promoted that was not compared with the version in force on pictures neither of them learned
 from:
 
@@ -31,7 +32,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,6 +64,7 @@ MARGIN = 0.02  # MCC
 LEAST = 20  # pictures of each label a set needs to judge at all
 ENOUGH = 60  # pictures of each label from which one week is enough
 HEAD, MEMORY = "head", "memory"  # keys of the members that learn from embeddings
+TRAIN, TRAINED = "train", "trained-"  # the step that trains a network, and how keys of such members begin
 FOLDS = 5
 LONGEST_ASIDE = 0.5  # seconds that a canary's answer may cost
 LEAST_EMBEDDINGS = 50  # of each label, before anything is learned from them
@@ -70,6 +72,10 @@ LEAST_EMBEDDINGS = 50  # of each label, before anything is learned from them
 
 class ImproveError(ValueError):
     """Nothing could be tried. The message says what is missing."""
+
+
+class StepFailed(Exception):
+    """A step broke off; it left nothing behind. The message says why."""
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -153,11 +159,16 @@ class Learned(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A profile with its fit, and the head and memory on embeddings if it has them: all that a version is."""
+    """A profile with its fit, and the head and memory on embeddings if it has them: all that a version is.
+
+    said: what its trained member said, by key and the picture's sha256, of pictures that it did not learn from and that
+    were answered before it served. It is never asked in here: that takes the picture.
+    """
 
     profile: Profile
     head: Weights | None = None
     memory: Memory | None = None
+    said: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def learned(self) -> dict[str, Learned]:
@@ -173,8 +184,24 @@ class Candidate:
     def probabilities(self, examples: Sequence[Example]) -> NDArray[np.float64]:
         """What it would have answered (N,), from the recorded opinions and those of its learned members."""
         fusion = self.profile.fused()
-        records = (example.record for example in with_opinions(examples, self.learned))
+        records = (example.record for example in with_opinions(self.remembering(examples), self.learned))
         return np.array([replay(record, self.profile, fusion).probability for record in records])
+
+    def remembering(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with what its trained member said of them."""
+        result = list(examples)
+        for key, logits in self.said.items():
+            for i, example in enumerate(result):
+                if example.record.sha256 in logits:
+                    result[i] = _with_opinion(example, key, logits[example.record.sha256])
+        return result
+
+    def knows(self, example: Example) -> bool:
+        """Whether its trained member, if it has one, has an opinion of the picture: else this is not what it would
+        have answered."""
+        trained = {member.model for member in self.profile.members if member.model.startswith(TRAINED)}
+        (known,) = self.remembering([example])
+        return trained <= {opinion.model for opinion in known.record.verdict.opinions}
 
 
 Step = Callable[[Sequence[Example], Candidate], Candidate]
@@ -227,12 +254,12 @@ def with_opinions(examples: Sequence[Example], learned: Mapping[str, Learned]) -
 def cross_fitted(examples: Sequence[Example], candidate: Candidate) -> list[Example]:
     """The same with each opinion of a member that did not learn from that example: what a fusion may trust."""
     makers: dict[str, Callable[[Sequence[Example]], Learned]] = {HEAD: _head, MEMORY: _memory}
-    result = list(examples)
+    result = candidate.remembering(examples)
     for fold in range(FOLDS if candidate.learned else 0):
         test = range(fold, len(examples), FOLDS)
         rest = [example for i, example in enumerate(examples) if i % FOLDS != fold]
         fresh = {key: makers[key](rest) for key in candidate.learned}
-        for i, example in zip(test, with_opinions([examples[i] for i in test], fresh), strict=True):
+        for i, example in zip(test, with_opinions([result[i] for i in test], fresh), strict=True):
             result[i] = example
     return result
 
@@ -341,6 +368,7 @@ def judge(data: Data, live: Candidate, candidate: Candidate, best: Candidate | N
     for name, examples, other in (("gate", data.gate, live), ("week", data.week, live), ("anchor", data.gate, best)):
         if other is None:
             continue
+        examples = comparable(examples, other, candidate)
         roadwork = sum(example.label for example in examples)
         if min(roadwork, len(examples) - roadwork) < LEAST:
             reasons.append(f"{name}: expected {LEAST} pictures of each label, got {roadwork} of {len(examples)}")
@@ -349,12 +377,17 @@ def judge(data: Data, live: Candidate, candidate: Candidate, best: Candidate | N
         if it.gain < -margin:
             reasons.append(f"{name}: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}")
     if found["gate"] and found["week"]:
-        found["both"] = it = held_against((*data.gate, *data.week), live, candidate)
+        found["both"] = it = held_against(comparable((*data.gate, *data.week), live, candidate), live, candidate)
         if it.low < -margin:
             reasons.append(f"together: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}, at 95 % as low as {it.low:+.3f}")
         elif it.gain <= 0.0:
             reasons.append("nothing gained")
     return Judgement(found["gate"], found["week"], found["anchor"], tuple(reasons), found["both"])
+
+
+def comparable(examples: Sequence[Example], *versions: Candidate) -> tuple[Example, ...]:
+    """The pictures that these versions can be compared on."""
+    return tuple(example for example in examples if all(version.knows(example) for version in versions))
 
 
 def held_against(examples: Sequence[Example], live: Candidate, candidate: Candidate) -> Comparison:
@@ -399,7 +432,9 @@ class Versions:
         memory = Memory(_no_pictures, memories) if memories.is_file() else None
         if memory is not None:
             memory.load("cpu")
-        return Candidate(load(path), Weights.read(head) if head.is_file() else None, memory)
+        profile = load(path)
+        said = self._said(profile)
+        return Candidate(profile, Weights.read(head) if head.is_file() else None, memory, said)
 
     def write(self, candidate: Candidate) -> str:
         """Put a candidate on disk. Gives its name."""
@@ -444,6 +479,22 @@ class Versions:
         """Note that a candidate did not pass; the version in force stays."""
         self._note("refused", version=self.current(), **asdict(judgement), **facts)
 
+    def fail(self, why: str, **facts: Any) -> None:
+        """Note that a round broke off; the version in force stays."""
+        self._note("failed", version=self.current(), reason=why, **facts)
+
+    @property
+    def trained(self) -> Path:
+        """Where trained networks lie, one directory each, named by the member's key."""
+        return self.directory / "trained"
+
+    def tidy(self) -> None:
+        """Delete the trained networks that no version on disk asks."""
+        asked = "".join(path.read_text(encoding="utf-8") for path in self.directory.glob("[0-9]*/*.toml"))
+        for home in self.trained.iterdir() if self.trained.is_dir() else ():
+            if home.name not in asked:
+                shutil.rmtree(home)
+
     def rollback(self, name: str | None = None, who: str = "") -> str:
         """Put an older version in force (default: the one before). Gives its name; empty: the miner's own profile.
 
@@ -481,6 +532,13 @@ class Versions:
         there = {name: mark for name, mark in marks.items() if name in self.names()}
         return max(there, key=lambda name: there[name], default="")
 
+    def _said(self, profile: Profile) -> dict[str, dict[str, float]]:
+        home = Path(profile.catalog).parent
+        if not profile.catalog or home.parent != self.trained.resolve():
+            return {}
+        said: dict[str, float] = json.loads((home / "opinions.json").read_text(encoding="utf-8"))
+        return {home.name: said}
+
     def _previous_of(self, name: str) -> str:
         lines = [line for line in self.audit() if line["event"] == "promoted" and line["version"] == name]
         return str(lines[-1]["previous"]) if lines else ""
@@ -510,6 +568,9 @@ class Versions:
             os.fsync(log_file.fileno())
 
 
+Train = Callable[[Data, Candidate], Candidate]  # `miner.retrain.Retrain`
+
+
 def improve(
     data: Data,
     versions: Versions,
@@ -517,25 +578,51 @@ def improve(
     steps: Sequence[str] = ("refit",),
     margin: float = MARGIN,
     shadow: bool = False,
+    train: Train | None = None,
 ) -> tuple[str, Judgement]:
     """One round: fit a candidate to `data.train`, judge it, promote (with `shadow` only stage) or refuse it.
 
-    own: the miner's own profile. Gives the new version's name, empty when refused. Raises ImproveError when there is
-    too little to fit.
+    own: the miner's own profile. train: what the step `train` does. Gives the new version's name, empty when refused.
+    Raises ImproveError when there is too little to fit, or when the training broke off.
     """
-    if unknown := sorted(set(steps) - set(STEPS)):
-        raise ImproveError(f"unknown step {', '.join(unknown)}; known: {', '.join(STEPS)}")
+    known: dict[str, Step] = {**STEPS}
+    if train is not None:
+        known[TRAIN] = lambda examples, candidate: train(data, candidate)
+    if unknown := sorted(set(steps) - set(known) - {TRAIN}):
+        raise ImproveError(f"unknown step {', '.join(unknown)}; known: {', '.join([*STEPS, TRAIN])}")
+    if TRAIN in steps and train is None:
+        raise ImproveError("the step train needs --training FILE: the settings of the training as TOML")
+    if TRAIN in steps and shadow:
+        raise ImproveError("a network that does not serve yet has no answers to show: leave out --shadow, or train")
+    facts = {"steps": list(steps), "margin": margin, "trained_on": len(data.train), "data_sha256": data.sha256}
     live = versions.read(versions.current(), own)
     candidate = live
     try:
         for step in steps:
-            candidate = STEPS[step](data.train, candidate)
+            candidate = known[step](data.train, candidate)
+        return _decided(data, versions, own, live, candidate, shadow, facts)
     except FitError as error:
         raise ImproveError(f"{error}; label more on the review page") from error
+    except StepFailed as error:
+        versions.fail(str(error), **facts)
+        raise ImproveError(str(error)) from error
+    finally:
+        versions.tidy()
+
+
+def _decided(
+    data: Data,
+    versions: Versions,
+    own: Profile,
+    live: Candidate,
+    candidate: Candidate,
+    shadow: bool,
+    facts: dict[str, Any],
+) -> tuple[str, Judgement]:
+    """The candidate judged, and put in force, staged or refused."""
     best = versions.best()
     anchor = versions.read(best, own) if best and best != versions.current() else None
-    judgement = judge(data, live, candidate, anchor, margin)
-    facts = {"steps": list(steps), "margin": margin, "trained_on": len(data.train), "data_sha256": data.sha256}
+    judgement = judge(data, live, candidate, anchor, facts["margin"])
     if not judgement.passed:
         versions.refuse(judgement, **facts)
         return "", judgement
@@ -644,18 +731,19 @@ def to_toml(profile: Profile) -> str:
     """The profile without its fit as TOML that `cascade.profile.load` reads."""
     data = profile.model_dump(mode="json", exclude={"fit"}, exclude_none=True)
     tiers = data.pop("tiers")
-    lines = [f"{key} = {_inline(value)}" for key, value in data.items()]
+    lines = [f"{key} = {inline(value)}" for key, value in data.items()]
     for tier in tiers:
         members = tier.pop("members")
-        lines += ["", "[[tiers]]", *(f"{key} = {_inline(value)}" for key, value in tier.items())]
+        lines += ["", "[[tiers]]", *(f"{key} = {inline(value)}" for key, value in tier.items())]
         for member in members:
-            lines += ["", "[[tiers.members]]", *(f"{key} = {_inline(value)}" for key, value in member.items())]
+            lines += ["", "[[tiers.members]]", *(f"{key} = {inline(value)}" for key, value in member.items())]
     return "\n".join(lines) + "\n"
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
+    """A value as TOML writes it on one line."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_inline(each)}" for key, each in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {inline(each)}" for key, each in value.items()) + " }"
     return json.dumps(value)  # strings, numbers, booleans and lists of them are the same in TOML
 
 

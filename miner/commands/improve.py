@@ -15,8 +15,10 @@ from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from miner.assembly import embedder_name, profile_of
+from miner.commands.train import require_extra
 from miner.improve import (
     MARGIN,
+    TRAIN,
     Comparison,
     ImproveError,
     Judgement,
@@ -29,6 +31,7 @@ from miner.improve import (
 )
 from miner.journal_schema import JournalError
 from miner.journal_views import Views, days_ago
+from miner.retrain import Retrain
 from miner.settings import Settings, UsageError, parse
 
 log = logging.getLogger(__name__)
@@ -44,7 +47,9 @@ class Improve(Settings):
 
     base: Path | None = Field(None, description="Labelled trace lines to learn from too (calibrate --record).")
     days: float = Field(180, ge=0, description="Use labels of the last so many days; 0: all.")
-    steps: str = Field("head,refit", description="What to fit, in order, with commas: head, memory, refit.")
+    steps: str = Field("head,refit", description="What to fit, in order, with commas: head, memory, train, refit.")
+    training: Path | None = Field(None, description="For the step train: TOML file of settings of train or distil.")
+    training_hours: float = Field(12, gt=0, description="A training that takes longer is stopped.")
     embedder: str = Field(embedder_name(), description="Name of the embeddings in the journal that are learned from.")
     margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
     keep: int = Field(5, ge=1, description="Versions that stay on disk.")
@@ -96,6 +101,8 @@ def versions_of(settings: Settings, keep: int = 5) -> Versions:
 
 def _improve(arguments: Sequence[str]) -> int:
     settings = parse(Improve, arguments)
+    if TRAIN in _steps(settings):
+        require_extra()
     if not settings.every:
         return _once(settings)
     while True:
@@ -106,17 +113,23 @@ def _improve(arguments: Sequence[str]) -> int:
         time.sleep(3600.0 * settings.every)
 
 
+def _steps(settings: Improve) -> list[str]:
+    return [step.strip() for step in settings.steps.split(",") if step.strip()]
+
+
 def _once(settings: Improve) -> int:
     versions = versions_of(settings, settings.keep)
     base = base_examples(settings.base) if settings.base else []
     views = Views(settings.state / "journal")
     try:
         labelled = views.labelled(days_ago(settings.days), embedder=settings.embedder)
+        data = assemble(labelled, base, versions.gate_file)
+        training = settings.training
+        train = Retrain(settings, training, views, versions, 3600 * settings.training_hours) if training else None
+        own = profile_of(settings)
+        name, judgement = improve(data, versions, own, _steps(settings), settings.margin, settings.shadow, train)
     finally:
         views.close()
-    data = assemble(labelled, base, versions.gate_file)
-    steps = [step.strip() for step in settings.steps.split(",") if step.strip()]
-    name, judgement = improve(data, versions, profile_of(settings), steps, settings.margin, settings.shadow)
     return _say(name, judgement, "staged" if settings.shadow else "promoted", settings.as_json)
 
 

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         return _help(words[0])
     if words[:1] == ["distil"]:
         words = ["distil", *_with_verdicts(words[1:])]
-    _require_extra()
+    require_extra()
     return os.execv(sys.executable, [sys.executable, "-P", "-m", MODULE, *words])
 
 
@@ -55,7 +55,7 @@ def _help(word: str) -> int:
     return 0
 
 
-def _require_extra() -> None:
+def require_extra() -> None:
     """Raises UsageError naming what is missing, and the command that installs it."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UsageError(

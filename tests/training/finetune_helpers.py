@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -25,11 +26,18 @@ def street_folder(root: Path, each: int = 4) -> Path:
             folder = root / source / label
             folder.mkdir(parents=True)
             for n in range(each):
-                pixels = draw(1000 * s + n, label == "roadwork", SIZE)
-                if label == "roadwork":
-                    pixels = (0.3 * pixels + 0.7 * np.array([240, 110, 20])).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{n}.jpg", quality=92)
+                (folder / f"{n}.jpg").write_bytes(drawn_street(1000 * s + n, label == "roadwork"))
     return root
+
+
+def drawn_street(seed: int, roadwork: bool) -> bytes:
+    """One of these streets as JPEG."""
+    pixels = draw(seed, roadwork, SIZE)
+    if roadwork:
+        pixels = (0.3 * pixels + 0.7 * np.array([240, 110, 20])).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
 
 
 def command(*words: str | Path) -> list[str]:

@@ -62,11 +62,14 @@ def read(settings: Settings, say: Say = lambda text: None) -> Data:
     pictures: list[Labelled] = []
     weights: list[float] = []
     digests: dict[str, int] = {}
+    barred = set(settings.without.read_text(encoding="utf-8").split("\n")) if settings.without else set()
     for spec in settings.data:
         name, weight = weighted(spec)
         found = read_folder(_as_folder(name, settings, say))
         for picture in found:
             digest = hashlib.sha256(picture.path.read_bytes()).hexdigest()
+            if {digest, picture.group} & barred:
+                continue
             if digest not in digests:
                 digests[digest] = picture.label
                 pictures.append(picture)

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     test: tuple[str, ...] = Field((), description="Sources that are only measured on. Default: about a fifth.")
     calibrate: tuple[str, ...] = Field((), description="Sources that only calibrate. Default: about a fifth.")
     source_column: str = Field("source", description="Column of Parquet data that tells cameras or places apart.")
+    without: Path | None = Field(
+        None, description="File of sha256 digests and groups, one a line: pictures never to be shown."
+    )
     most_rows: int = Field(20_000, ge=1, description="Pictures taken of each Parquet data set.")
 
     steps: int = Field(1000, ge=1, description="Updates of the weights.")
