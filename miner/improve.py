@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from cascade.data import FitError
 from cascade.deadline import Deadline
 from cascade.measures import weighted_mcc
-from cascade.profile import Member, Profile, fit_path
+from cascade.profile import Member, Profile, ProfileError, fit_path
 from cascade.replay import replay
 from cascade.resampling import resamples
 from cascade.trace import Record, read_all, write
@@ -536,7 +536,11 @@ class Versions:
         home = Path(profile.catalog).parent
         if not profile.catalog or home.parent != self.trained.resolve():
             return {}
-        said: dict[str, float] = json.loads((home / "opinions.json").read_text(encoding="utf-8"))
+        path = home / "opinions.json"
+        try:
+            said: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ProfileError(f"{path}: expected what the trained network said: {error}; roll back") from error
         return {home.name: said}
 
     def _previous_of(self, name: str) -> str:

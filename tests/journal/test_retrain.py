@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cascade.profile import Member, Profile, Tier
+from cascade.profile import Member, Profile, ProfileError, Tier
 from miner import retrain
 from miner.cli import main
 from miner.commands import train
@@ -204,3 +204,10 @@ def test_networks_that_no_version_asks_are_deleted(versions: Versions) -> None:
     trained(versions, {}, "trained-20261124-090000")
     versions.tidy()
     assert os.listdir(versions.trained) == [KEY]
+
+
+def test_a_version_whose_network_lost_its_opinions_cannot_be_used(versions: Versions) -> None:
+    name = versions.write(trained(versions, {}))
+    (versions.trained / KEY / "opinions.json").unlink()
+    with pytest.raises(ProfileError, match="roll back"):
+        versions.read(name, OWN)

@@ -30,7 +30,7 @@ SETTINGS = """
 data = ["{base}"]
 backbone = "{backbone}"
 tune = "full"
-steps = 30
+steps = 20
 batch = 16
 learning_rate = 3e-3
 workers = 0
@@ -43,15 +43,15 @@ def lived(state: Path) -> list[bytes]:
     rng = np.random.default_rng(0)
     at = NOW
     made = journal(state / "journal", keep=Keep(share=1.0), clock=lambda: at)
-    for number in range(300):
-        at = NOW if number >= 240 else WEEKS[number // 48]
+    for number in range(244):
+        at = NOW if number >= 200 else WEEKS[number // 40]
         jpeg, said = drawn_street(10_000 + number, number % 2 == 1), verdict(float(rng.uniform(0.2, 0.8)))
         said = verdict(said.probability, opinions=(Opinion("embedded", said.opinions[0].logit, 9.0),))
         image = base64.b64encode(jpeg).decode()
         made(Answered("v", number % 2, image, said.probability, said.source, 0.013, "", frame_of(jpeg), said))
         made.flush()
     made.close()
-    return [drawn_street(10_000 + number, number % 2 == 1) for number in range(240, 300)]
+    return [drawn_street(10_000 + number, number % 2 == 1) for number in range(200, 244)]
 
 
 async def served(settings: Settings, key: str, jpeg: bytes) -> float:
@@ -93,7 +93,7 @@ def test_a_network_is_trained_judged_and_served(tmp_path: Path, monkeypatch: pyt
     learned_from = {each["source"] for each in card["sources"] if each["part"] == "train"}
     said = json.loads((home / "opinions.json").read_text())
     held_out = sum(each["roadwork"] + each["clear"] for each in weeks if each["source"] not in learned_from)
-    assert len(said) == line["gate"]["n"] + 60 + held_out, "gate set, newest week, what the training held out"
+    assert len(said) == line["gate"]["n"] + 44 + held_out, "gate set, newest week, what the training held out"
 
     chosen = in_force(settings)
     key = home.name

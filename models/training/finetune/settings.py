@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FilePath, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 
 Part = TypeVar("Part", bound="Settings")
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     test: tuple[str, ...] = Field((), description="Sources that are only measured on. Default: about a fifth.")
     calibrate: tuple[str, ...] = Field((), description="Sources that only calibrate. Default: about a fifth.")
     source_column: str = Field("source", description="Column of Parquet data that tells cameras or places apart.")
-    without: Path | None = Field(
+    without: FilePath | None = Field(
         None, description="File of sha256 digests and groups, one a line: pictures never to be shown."
     )
     most_rows: int = Field(20_000, ge=1, description="Pictures taken of each Parquet data set.")
