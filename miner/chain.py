@@ -133,7 +133,8 @@ def own_address() -> str:
     try:
         return str(get_external_ip())
     except Exception as error:  # the SDK's ExternalIPNotFound and whatever its HTTP client raises
-        raise ChainError(f"no public service told our address ({error}); say it: --external-ip") from error
+        why = str(error) or type(error).__name__
+        raise ChainError(f"no public service told our address ({why}); say it: --external-ip") from error
 
 
 class MemoryChain:
