@@ -8,11 +8,12 @@ pictures when a model loads (`TOLERANCE`); a processor that does something else 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from models.base import Frame
 
@@ -34,14 +35,7 @@ class Pictures:
     def __call__(self, frames: Sequence[Frame]) -> torch.Tensor:
         if not self.own:
             return self._library(frames).to(self._device, self._dtype)
-        sizes = {frame.size for frame in frames}
-        if len(sizes) == 1:
-            return self._steps(frames)
-        rows: dict[int, torch.Tensor] = {}
-        for size in sizes:
-            own = [index for index, frame in enumerate(frames) if frame.size == size]
-            rows |= zip(own, self._steps([frames[index] for index in own]), strict=True)
-        return torch.stack([rows[index] for index in range(len(frames))])
+        return by_size(self._steps, frames)
 
     def _steps(self, frames: Sequence[Frame]) -> torch.Tensor:
         return prepared(self._processor, uploaded(frames, self._device)).to(self._dtype)
@@ -67,6 +61,31 @@ class Pictures:
             if found.shape != expected.shape or float((found - expected).abs().max()) > TOLERANCE:
                 return False
         return True
+
+
+def resized(frames: Sequence[Frame], height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Frames of any sizes as uint8 (N, 3, height, width) on the device: the bicubic, antialiased resize of the
+    library's own processors, for a model that normalises in its graph."""
+
+    def same_size(own: Sequence[Frame]) -> torch.Tensor:
+        pixels: torch.Tensor = functional.resize(
+            uploaded(own, device), [height, width], InterpolationMode.BICUBIC, antialias=True
+        )
+        return pixels
+
+    return by_size(same_size, frames)
+
+
+def by_size(steps: Callable[[Sequence[Frame]], torch.Tensor], frames: Sequence[Frame]) -> torch.Tensor:
+    """What `steps` makes of the frames of each size, (N, ...) in the order of the frames."""
+    sizes = {frame.size for frame in frames}
+    if len(sizes) == 1:
+        return steps(frames)
+    rows: dict[int, torch.Tensor] = {}
+    for size in sizes:
+        own = [index for index, frame in enumerate(frames) if frame.size == size]
+        rows |= zip(own, steps([frames[index] for index in own]), strict=True)
+    return torch.stack([rows[index] for index in range(len(frames))])
 
 
 def uploaded(frames: Sequence[Frame], device: torch.device) -> torch.Tensor:

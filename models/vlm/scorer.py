@@ -81,7 +81,6 @@ class Scorer(VisualQuestion):
                 no=no,
                 float8=self.float8,
             )
-            self._upload = import_module("models.vlm.upload").Upload(self.device)
             self._token = config.vision_config.patch_size * config.vision_config.spatial_merge_size
             self._graphs: dict[Any, Callable[[Any], Any]] = {}
             self._kept: dict[tuple[int, ...], Any] = {}
@@ -129,12 +128,14 @@ class Scorer(VisualQuestion):
         if self._model is None:
             return
         self._model = None
-        del self._graphs, self._prefix, self._kept, self._upload
+        del self._graphs, self._prefix, self._kept
         if self.device.startswith("cuda"):
             import_module("torch").cuda.empty_cache()
 
     def _scored(self, frames: Sequence[Frame], grid: Any) -> list[list[float]]:
-        pictures = self._upload(frames, grid.rows * self._token, grid.columns * self._token)
+        device = import_module("torch").device(self.device)
+        size = grid.rows * self._token, grid.columns * self._token
+        pictures = import_module("models.pictures").resized(frames, *size, device)
         rows: list[list[float]] = self._forward(grid)(pictures).tolist()
         return rows
 

@@ -20,6 +20,7 @@ from test_adapters import checkpoint
 from benchmarks import vlm_scorer
 from models import catalog
 from models.base import BadWeights, Frame, Model, ModelCrashed, ModelUnavailable
+from models.pictures import resized
 from models.vlm import checkpoint as checkpoints_module
 from models.vlm import grids
 from models.vlm.checkpoint import Checkpoint
@@ -27,7 +28,6 @@ from models.vlm.grids import GRIDS, Grid
 from models.vlm.prompts import prompt_of
 from models.vlm.qwen3_vl import Qwen3VL
 from models.vlm.scorer import Float8Scorer, Scorer
-from models.vlm.upload import Upload
 from models.worker import Worker
 
 KEY = "qwen3-vl-4b-scorer"
@@ -169,12 +169,12 @@ def test_official_float8_checkpoints_are_unpacked_block_by_block(tmp_path: Path)
 
 def test_resizing_is_the_librarys(directory: Path) -> None:
     frames = [picture(1, (224, 224)), picture(2, (100, 300)), picture(3, (224, 224))]
-    ours = Upload("cpu")(frames, 256, 256)
+    ours = resized(frames, 256, 256, torch.device("cpu"))
     processor = tf.AutoImageProcessor.from_pretrained(directory)
-    for frame, resized in ((frames[0], ours[0]), (frames[2], ours[2])):
+    for frame, pixels in ((frames[0], ours[0]), (frames[2], ours[2])):
         patches = processor(Image.fromarray(frame.pixels), return_tensors="pt")["pixel_values"]
         blocks = patches.view(8, 8, 2, 2, 3, 2, 16, 16)[:, :, :, :, :, 0].permute(4, 0, 2, 5, 1, 3, 6)
-        torch.testing.assert_close((blocks.reshape(3, 256, 256) + 1) * 127.5, resized.float(), atol=1e-3, rtol=0)
+        torch.testing.assert_close((blocks.reshape(3, 256, 256) + 1) * 127.5, pixels.float(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
