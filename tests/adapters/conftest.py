@@ -13,6 +13,7 @@ import pytest
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-")
 os.environ["YOLO_OFFLINE"] = "true"
 os.environ["YOLO_AUTOINSTALL"] = "false"
+os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which torchvision does
 
 import torch
 
