@@ -1,4 +1,4 @@
-"""What every test stands on: no setting of the person who runs them, and no file of theirs."""
+"""What every test stands on: no setting of the person who runs them, no file and no model of theirs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from miner.chain import logging_kept
+from models import catalog
 
 with logging_kept():  # the SDK silences every logger there is when it is imported: let that happen before any test
     import bittensor  # noqa: F401
@@ -25,3 +26,4 @@ def _clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         if name.startswith(("MINER_", *official)):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalog, "_own", {})  # models of an operator's own that another test made known
