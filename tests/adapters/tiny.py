@@ -385,9 +385,9 @@ def yoloe(directory: Path) -> None:
     settle(made.model)
     for name, parameter in made.model.model[-1].named_parameters():  # fresh heads are sure that there is nothing
         if name.endswith("logit_scale"):
-            parameter.data.fill_(1.0)
+            parameter.data.fill_(-1.0)
         if "cv4" in name and name.split(".")[-2].isdigit() and name.endswith("bias"):
-            parameter.data.fill_(-2.0)
+            parameter.data.fill_(-7.0)
     made.save(directory / "yoloe-26x-seg.pt")
     words(directory / "yoloe-26x-seg.pt", directory / "words.npz", PHRASES)
 
