@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.base import Model, ModelSpec, ModelUnavailable
+from models.checked import checked
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 PLAN = Path(__file__).with_name("plan.toml")
@@ -25,7 +26,6 @@ Key = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Precision = Literal["fp32", "bf16", "fp8", "int4"]
 Execution = Literal["eager", "graph", "compiled", "fp8"]
 Truth = Literal["exists", "substitute", "own part", "nothing behind it"]
-T = TypeVar("T", bound=BaseModel)
 IN_WORKER = (
     "transformers",
     "ultralytics",
@@ -180,7 +180,10 @@ def entries(path: Path = CATALOG) -> Mapping[str, Entry]:
 @cache
 def _read(path: Path) -> Mapping[str, Entry]:
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    return {key: _checked(Entry, {"key": key, **table}, f"{path.name}: [{key}]") for key, table in tables.items()}
+    return {
+        key: checked(Entry, {"key": key, **table}, f"{path.name}: [{key}]", CatalogError)
+        for key, table in tables.items()
+    }
 
 
 def add(path: Path) -> None:
@@ -202,7 +205,7 @@ def add(path: Path) -> None:
 @cache
 def plan(path: Path = PLAN) -> Plan:
     """The plan's names and cards. Raises CatalogError, also when a row's model is not in the catalog."""
-    found = _checked(Plan, tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+    found = checked(Plan, tomllib.loads(path.read_text(encoding="utf-8")), path.name, CatalogError)
     for row in found.row:
         if row.model and row.model not in entries():
             raise CatalogError(f"{path.name}: {row.name}: expected a key of {CATALOG.name}, got {row.model!r}")
@@ -239,15 +242,3 @@ def _adapter(entry: Entry) -> Any:
         raise ModelUnavailable(f"{entry.key} does not run here: {entry.note}")
     module, _, name = entry.adapter.partition(":")
     return getattr(import_module(module), name)
-
-
-def _checked(kind: type[T], data: Mapping[str, Any], where: str) -> T:
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        loc = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise CatalogError(f"{where}: unknown key {loc!r}; known: {', '.join(kind.model_fields)}") from None
-        came = "" if first["type"] in {"missing", "value_error"} else f"; got {first['input']!r}"
-        raise CatalogError(f"{where}: {loc} {first['msg']}{came}".replace(":  ", ": ")) from None

@@ -18,7 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.checked import checked
 
 PROMPTS = Path(__file__).with_name("prompts.toml")
 DEFAULT = "default"
@@ -151,7 +153,10 @@ def prompts(path: Path = PROMPTS) -> Mapping[str, Prompt]:
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     if DEFAULT not in tables:
         raise PromptError(f"{path.name}: expected a table [{DEFAULT}], got {', '.join(tables) or 'nothing'}")
-    return {name: _checked({**tables[DEFAULT], **table}, f"{path.name}: [{name}]") for name, table in tables.items()}
+    return {
+        name: checked(Prompt, {**tables[DEFAULT], **table}, f"{path.name}: [{name}]", PromptError)
+        for name, table in tables.items()
+    }
 
 
 def prompt_of(key: str, path: Path = PROMPTS) -> Prompt:
@@ -171,15 +176,3 @@ def _message(role: str, *texts: str) -> dict[str, Any]:
 
 def _text(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
-
-
-def _checked(data: Mapping[str, Any], where: str) -> Prompt:
-    try:
-        return Prompt.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        loc = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise PromptError(f"{where}: unknown key {loc!r}; known: {', '.join(Prompt.model_fields)}") from None
-        came = "" if first["type"] in {"missing", "value_error"} else f"; got {first['input']!r}"
-        raise PromptError(f"{where}: {loc} {first['msg']}{came}".replace(":  ", ": ")) from None
