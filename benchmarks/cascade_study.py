@@ -149,7 +149,7 @@ def single(train: Data, test: Data, profile: Profile, *, fitted: bool) -> Outcom
     for column, key in enumerate(train.models):
         tier = next(t for t in profile.tiers if key in [member.model for member in t.members])
         there = profile.tiers.index(tier)
-        alone = profile.model_copy(update={"tiers": (_only(tier, key),), "second_question": None})
+        alone = profile.model_copy(update={"tiers": (_only(tier, key),), "second_questions": ()})
         one_train, one_test = (
             replace(data, models=(key,), x=data.x[:, [column]], milliseconds=data.milliseconds[:, [there]])
             for data in (train, test)

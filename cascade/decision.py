@@ -4,12 +4,12 @@ same object, so that a replay decides as the engine would have."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from cascade.conditions import claims, settled
 from cascade.fusion import Fusion
-from cascade.profile import Profile, Tier
+from cascade.profile import Profile, SecondQuestion, Tier
+from cascade.queue import Boxes
 from cascade.routing import next_step
 from cascade.verdict import Source, Stop, Verdict
 from models.base import Failure, ModelUnavailable, Opinion
@@ -19,7 +19,8 @@ class Decision:
     """`while tier := decision.next(...): decision.add(tier, ...)`, then `decision.verdict(...)`."""
 
     def __init__(self, profile: Profile, fusion: Fusion, size: tuple[int, int]) -> None:
-        self._band, self._fusion, self._rule = profile.band, fusion, profile.second_question
+        self._band, self._fusion = profile.band, fusion
+        self._rules = list(profile.second_questions)  # those that were not asked yet
         self._size = size
         self._waiting = deque(t for t in profile.tiers if any(member.concerns(size) for member in t.members))
         self._opinions: dict[str, Opinion] = {}
@@ -27,7 +28,6 @@ class Decision:
         self._asked: list[str] = []
         self._estimate = fusion.prior
         self._stop: Stop | None = None
-        self._second_asked = False
 
     def cheapest_only(self) -> None:
         """Ask the first tier and no other."""
@@ -53,19 +53,28 @@ class Decision:
         conditions = settled(self._size, claims(self._opinions.values()), heard)
         self._estimate = self._fusion.estimate(logits, conditions)
 
-    def second_question(self) -> Sequence[Mapping[str, Any]] | None:
-        """Boxes to show to the model of the profile's second question, if another member that points at them says
-        yes so much louder than it; None otherwise, and after the first time."""
-        rule = self._rule
-        if rule is None or self._second_asked or rule.model not in self._opinions:
+    def second_question(self) -> tuple[SecondQuestion, Boxes] | None:
+        """The next question to ask again, and the boxes to show: those of the loudest other member that points at some
+        and says yes so much louder than the doubter. None if nobody contradicts anybody, or all has been asked."""
+        for rule in self._rules:
+            if boxes := self._contradicted(rule):
+                self._rules.remove(rule)
+                return rule, boxes
+        return None
+
+    def _contradicted(self, rule: SecondQuestion) -> Boxes | None:
+        doubter = rule.doubter or rule.model
+        if rule.model not in self._opinions or doubter not in self._opinions:
             return None
-        doubted = self._opinions[rule.model].logit + rule.when_logit_gap
-        sure = [o for key, o in self._opinions.items() if key != rule.model and o.evidence.get("boxes")]
-        loudest = max(sure, key=lambda opinion: opinion.logit, default=None)
-        if loudest is None or loudest.logit < doubted:
+        pointing = [
+            opinion
+            for key, opinion in self._opinions.items()
+            if key not in (rule.model, doubter) and opinion.evidence.get("boxes")
+        ]
+        loudest = max(pointing, key=lambda opinion: opinion.logit, default=None)
+        if loudest is None or loudest.logit < self._opinions[doubter].logit + rule.when_logit_gap:
             return None
-        self._second_asked = True
-        boxes: Sequence[Mapping[str, Any]] = loudest.evidence["boxes"]
+        boxes: Boxes = loudest.evidence["boxes"]
         return boxes
 
     def verdict(self, milliseconds: float) -> Verdict:

@@ -102,21 +102,19 @@ class Engine:
     async def _ask_again(
         self, plan: Plan, decision: Decision, tier: Tier, frame: Frame, deadline: Deadline, caller: str
     ) -> None:
-        """The second question, when a member that points at boxes contradicts the model that can look closer."""
-        rule = plan.profile.second_question
-        boxes = decision.second_question()
-        if rule is None or boxes is None or rule.timeout_ms > deadline.remaining() * 1e3:
-            return
-        supervisor = plan.supervisors[rule.model]
-        if not supervisor.can_examine:
-            return
-        begun = deadline.clock()
-        soon = Deadline(min(deadline.at, begun + rule.timeout_ms / 1e3), deadline.clock)
-        try:
-            decision.add(tier, [await supervisor.ask(frame, soon, caller, boxes)], [])
-        except ModelError as error:
-            milliseconds = (deadline.clock() - begun) * 1e3
-            decision.add(tier, [], [Failure(rule.model, error.kind, f"second question: {error}", milliseconds)])
+        """The second questions, where a member that points at boxes contradicts one that sees nothing."""
+        while question := decision.second_question():
+            rule, boxes = question
+            supervisor = plan.supervisors[rule.model]
+            if rule.timeout_ms > deadline.remaining() * 1e3 or not supervisor.can_examine:
+                continue
+            begun = deadline.clock()
+            soon = Deadline(min(deadline.at, begun + rule.timeout_ms / 1e3), deadline.clock)
+            try:
+                decision.add(tier, [await supervisor.ask(frame, soon, caller, boxes)], [])
+            except ModelError as error:
+                milliseconds = (deadline.clock() - begun) * 1e3
+                decision.add(tier, [], [Failure(rule.model, error.kind, f"second question: {error}", milliseconds)])
 
     async def canary(self) -> tuple[TierReadiness, ...]:
         """Send the canary picture through every model now, and say which tiers can answer."""

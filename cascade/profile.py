@@ -54,9 +54,11 @@ class Tier(Part):
 
 
 class SecondQuestion(Part):
-    """Ask `model` again, showing it the boxes, when another member's logit is `when_logit_gap` above its own."""
+    """Ask `model` again, showing it the boxes that another member points at, when that member's logit is
+    `when_logit_gap` above the doubter's. doubter: a member; `model` itself where none is named."""
 
     model: str
+    doubter: str = ""
     when_logit_gap: float = Field(gt=0)
     timeout_ms: float = Field(default=2000.0, gt=0)
 
@@ -66,7 +68,8 @@ class Profile(Part):
 
     prior: the probability that is answered when no model has an opinion. prevalence: share of road work where the
     answers are used (validators draw 50/50). band: (low, high); as long as the interval of the fused probability
-    touches it, the next tier is asked. fusion and quorum: see `cascade.fusion`. catalog: a file beside the profile that
+    touches it, the next tier is asked. second_questions: each is asked once at most, in this order, of what is known by
+    then. fusion and quorum: see `cascade.fusion`. catalog: a file beside the profile that
     says what its own models are; those of the project need none.
     """
 
@@ -78,7 +81,7 @@ class Profile(Part):
     quorum: float = Field(default=0.7, gt=0, le=1)
     catalog: str = ""
     tiers: tuple[Tier, ...] = Field(min_length=1)
-    second_question: SecondQuestion | None = None
+    second_questions: tuple[SecondQuestion, ...] = ()
     fit: Fit | None = None
 
     @model_validator(mode="after")
@@ -91,8 +94,10 @@ class Profile(Part):
         for what, keys in (("tier", names), ("model", models)):
             if twice := sorted({key for key in keys if keys.count(key) > 1}):
                 raise ValueError(f"expected each {what} once, got {', '.join(twice)} more than once")
-        if self.second_question and self.second_question.model not in models:
-            raise ValueError(f"second_question.model: expected a member, got {self.second_question.model!r}")
+        for rule in self.second_questions:
+            for what, key in (("model", rule.model), ("doubter", rule.doubter or rule.model)):
+                if key not in models:
+                    raise ValueError(f"second_questions.{what}: expected a member, got {key!r}")
         if self.fit and (strange := sorted(set(self.fit.pooled.weights) ^ set(models))):
             raise ValueError(
                 f"fit: made for other members ({', '.join(strange)} differ); run calibrate again or remove the file"
@@ -175,7 +180,7 @@ _PARTS: dict[str, type[Part]] = {
     "tiers": Tier,
     "members": Member,
     "batching": Batching,
-    "second_question": SecondQuestion,
+    "second_questions": SecondQuestion,
 }
 
 

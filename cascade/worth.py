@@ -154,7 +154,7 @@ def check(
     checks = []
     for tier in profile.tiers:
         rest = profile.model_copy(
-            update={"tiers": tuple(t for t in profile.tiers if t is not tier), "second_question": None, "fit": None}
+            update={"tiers": tuple(t for t in profile.tiers if t is not tier), "second_questions": (), "fit": None}
         )
         p_without, ms_without, *_ = _cascade(records, rest, max_lost_mcc)
         gain, low, high = paired_gain(y, p_with, p_without, weight, groups, n, seed)

@@ -748,7 +748,9 @@ def inline(value: Any) -> str:
     """A value as TOML writes it on one line."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {inline(each)}" for key, each in value.items()) + " }"
-    return json.dumps(value)  # strings, numbers, booleans and lists of them are the same in TOML
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline, value)) + "]"
+    return json.dumps(value)  # strings, numbers and booleans are the same in TOML
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -139,7 +139,7 @@ async def test_under_load_the_first_tier_answers_alone() -> None:
 
 DOUBT = SecondQuestion(model="vlm", when_logit_gap=3.0, timeout_ms=500.0)
 BOXES = [{"box": [10, 10, 60, 80], "label": "traffic cone", "score": 0.9}]
-LOOPED = profile_of(tier("all", "detector", "vlm"), second_question=DOUBT)
+LOOPED = profile_of(tier("all", "detector", "vlm"), second_questions=(DOUBT,))
 
 
 async def test_strong_contradiction_asks_a_second_question_about_the_boxes() -> None:
@@ -167,8 +167,32 @@ async def test_no_second_question_without_contradiction_and_boxes(detector: Fake
     assert vlm.boxes_shown == []
 
 
+@pytest.mark.parametrize(("crop_logit", "asked", "z"), [(-2.0, [BOXES], 1.5 - 2.0 + 0.5), (2.5, [], 1.5 + 2.5 - 1.0)])
+async def test_another_model_is_asked_where_the_doubter_shown_the_boxes_stays_with_its_no(
+    crop_logit: float, asked: list, z: float
+) -> None:
+    third = SecondQuestion(model="segmenter", doubter="vlm", when_logit_gap=3.0, timeout_ms=500.0)
+    profile = profile_of(tier("all", "detector", "segmenter", "vlm"), second_questions=(DOUBT, third))
+    segmenter = FakeExaminer("segmenter", logit=-1.0, crop_logit=0.5)
+    vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=crop_logit)
+    async with running(profile, [Fake("detector", 1.5, boxes=BOXES), segmenter, vlm]) as engine:
+        verdict = await engine.decide(picture(), soon())
+    assert (vlm.boxes_shown, segmenter.boxes_shown) == ([BOXES], asked)
+    assert verdict.probability == pytest.approx(sigmoid(z))
+
+
+async def test_nobody_is_shown_its_own_boxes() -> None:
+    third = SecondQuestion(model="detector", doubter="vlm", when_logit_gap=3.0)
+    profile = profile_of(tier("all", "detector", "vlm"), second_questions=(third,))
+    detector = FakeExaminer("detector", logit=1.5, crop_logit=4.0)
+    detector._evidence = {"boxes": BOXES}
+    async with running(profile, [detector, Fake("vlm", -2.0)]) as engine:
+        await engine.decide(picture(), soon())
+    assert detector.boxes_shown == []
+
+
 async def test_the_second_question_is_asked_once_and_only_if_it_fits() -> None:
-    profile = profile_of(tier("one", "detector", "vlm"), tier("two", "c"), band=(0.01, 0.99), second_question=DOUBT)
+    profile = profile_of(tier("one", "detector", "vlm"), tier("two", "c"), band=(0.01, 0.99), second_questions=(DOUBT,))
     vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=-2.0)
     models = [Fake("detector", 1.5, boxes=BOXES), vlm, Fake("c", 0.0)]
     async with running(profile, models) as engine:
@@ -191,7 +215,7 @@ async def test_a_second_question_has_its_own_time_out() -> None:
     released = threading.Event()
     rule = DOUBT.model_copy(update={"timeout_ms": 60.0})
     vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=2.5, crop_fault=hang(released))
-    profile = profile_of(tier("all", "detector", "vlm"), second_question=rule)
+    profile = profile_of(tier("all", "detector", "vlm"), second_questions=(rule,))
     async with running(profile, [Fake("detector", 1.5, boxes=BOXES), vlm]) as engine:
         verdict = await engine.decide(picture(), soon())
         released.set()
@@ -207,7 +231,7 @@ async def test_a_model_that_cannot_be_asked_again_is_not() -> None:
 
 
 async def test_the_model_of_the_second_question_may_come_in_a_later_tier() -> None:
-    profile = profile_of(tier("one", "detector"), tier("two", "vlm"), second_question=DOUBT, band=(0.01, 0.99))
+    profile = profile_of(tier("one", "detector"), tier("two", "vlm"), second_questions=(DOUBT,), band=(0.01, 0.99))
     vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=2.5)
     async with running(profile, [Fake("detector", 1.5, boxes=BOXES), vlm]) as engine:
         await engine.decide(picture(), soon())

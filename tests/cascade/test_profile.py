@@ -70,7 +70,7 @@ def test_a_catalog_beside_the_profile_is_found_from_anywhere(tmp_path: Path) -> 
         ),
         (GOOD + "wieght = 1", r"tiers\.0\.members\.0\.wieght: unknown key; allowed here: batching, min_side, model"),
         (GOOD.replace("max_size", "size"), r"batching\.size: unknown key; allowed here: max_size, max_wait_ms"),
-        (GOOD + "[second_question]\nmdl='x'", r"second_question\.model: Field required$"),
+        (GOOD + "[[second_questions]]\nmdl='x'", r"second_questions\.0\.model: Field required$"),
         (GOOD.replace("expected_ms = 10", ""), r"tiers\.0\.expected_ms: Field required$"),
         (GOOD.replace("= 10", "= -3"), r"tiers\.0\.expected_ms: Input should be greater than 0, got -3"),
         (GOOD.replace('"embedded"', '"Embedded Net"'), r"model: String should match pattern .*, got 'Embedded Net'"),
@@ -82,8 +82,12 @@ def test_a_catalog_beside_the_profile_is_found_from_anywhere(tmp_path: Path) -> 
             r"expected each tier once, got first more than once",
         ),
         (
-            GOOD + "[second_question]\nmodel='x'\nwhen_logit_gap=1",
-            r"second_question\.model: expected a member, got 'x'",
+            GOOD + "[[second_questions]]\nmodel='x'\nwhen_logit_gap=1",
+            r"second_questions\.model: expected a member, got 'x'",
+        ),
+        (
+            GOOD + "[[second_questions]]\nmodel='embedded'\ndoubter='x'\nwhen_logit_gap=1",
+            r"second_questions\.doubter: expected a member, got 'x'",
         ),
         ("name = ", r"mine\.toml: expected TOML"),
     ],

@@ -316,7 +316,8 @@ def test_profiles_survive_the_way_to_disk(name: str, versions: Versions) -> None
 
 def test_every_key_of_a_profile_survives_the_way_to_disk(versions: Versions) -> None:
     asked = SecondQuestion(model="second", when_logit_gap=2.0)
-    profile = OWN.model_copy(update={"second_question": asked, "prior": 0.3})
+    more = SecondQuestion(model="second", doubter="first", when_logit_gap=1.0)
+    profile = OWN.model_copy(update={"second_questions": (asked, more), "prior": 0.3})
     (versions.directory / "p.toml").write_text(to_toml(profile))
     assert load(versions.directory / "p.toml") == profile
 
