@@ -1,23 +1,28 @@
 """Metric depth, and whether a box can be what it is called: a cone 40 m away is not 3 m wide.
 
-width = width in pixels x depth / focal length in pixels. Without the focal length nothing can be said: the wire
-carries none, and crops are unknown, so this is a soft feature for recorded pictures whose camera is known, never a
-veto. By itself it holds no opinion of road work: log-odds 0.
+width = width in pixels x depth / focal length in pixels. So this opinion is what impossible sizes take from the
+evidence of the detectors beside it: the log-odds of their fused boxes with the scores of impossible ones lowered, less
+the log-odds of the same boxes as they are. At most 0: a possible size proves nothing. It is a term of the fusion as any
+other, never a veto, and its weight is fitted by `calibrate`.
+
+Without the focal length nothing can be said, and the opinion is 0. The wire carries none, and validators' crops are
+unknown: this is for an operator's own pictures of one known camera (`focal` in a catalog of his own, docs/tuning.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models import boxes
 from models.base import Frame
-from models.boxes import Box
+from models.boxes import Box, Classes
+from models.together import look
 from models.torch_model import Answer, TorchModel, arrays, sizes
 
 # Metres a thing is wide; what is outside cannot be it. From the plan.
@@ -35,33 +40,27 @@ SLACK = 1.6  # boxes and depths are off by so much either way before a size is c
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One box with what it measures. metres: its width; factor: what its score is multiplied with."""
+    """One box with what it measures. metres: its width, None if nobody can say; factor: what its score is multiplied
+    with."""
 
     box: Box
-    metres: float
-    factor: float
+    metres: float | None = None
+    factor: float = 1.0
 
+    @property
+    def known(self) -> bool:
+        """Whether it says something that is worth showing."""
+        return self.metres is not None and self.box.score >= boxes.SHOWN
 
-_live: WeakSet[ObjectSize] = WeakSet()
-
-
-def live(device: str) -> ObjectSize | None:
-    """A depth model that is loaded on this device, if there is one."""
-    return next((each for each in _live if each.device == device), None)
+    def as_json(self) -> dict[str, Any]:
+        """The box, its width in metres and the factor."""
+        return {**self.box.as_json(), "metres": round(self.metres or 0.0, 2), "factor": self.factor}
 
 
 class ObjectSize(TorchModel):
-    """Any metric `AutoModelForDepthEstimation`."""
+    """Any metric `AutoModelForDepthEstimation`; with `focal` known, what the sizes it measures say of the detectors."""
 
     one_size = True  # the processor keeps the shape of each picture
-
-    def load(self, device: str) -> None:
-        super().load(device)
-        _live.add(self)
-
-    def close(self) -> None:
-        _live.discard(self)
-        super().close()
 
     def _load(self, directory: Path) -> None:
         self.processor = self._preprocessor(directory)
@@ -79,24 +78,41 @@ class ObjectSize(TorchModel):
         return [each["predicted_depth"].cpu().numpy() for each in found]
 
     def _answer(self, frames: Sequence[Frame]) -> list[Answer]:
-        return [(0.0, {"median_depth_m": round(float(np.median(metres)), 2)}) for metres in self.depth(frames)]
+        depths = self.depth(frames)
+        told = [{"median_depth_m": round(float(np.median(metres)), 2)} for metres in depths]
+        if not self.entry.focal:
+            return [(0.0, evidence) for evidence in told]
+        seen = look(frames, self.device, 1, self.entry.key)
+        sized = [check(found, metres, self.entry.focal) for found, metres in zip(seen.boxes, depths, strict=True)]
+        return [
+            (taken(own, seen.table), {**evidence, "sizes": [size.as_json() for size in own if size.known][:50]})
+            for own, evidence in zip(sized, told, strict=True)
+        ]
 
 
-def check(boxes: Sequence[Box], metres: NDArray[np.float32], focal: float | None) -> list[Size]:
-    """What each box measures, at the median depth within it. focal: pixels; None or an unknown label: factor 1.
+def check(found: Sequence[Box], metres: NDArray[np.float32], focal: float) -> list[Size]:
+    """What each box measures, at the median depth within it; a box outside the picture, or of a label without a known
+    width, keeps its score.
 
-    metres: (H, W) of the same picture. Raises ValueError for a focal length that cannot be.
+    metres: (H, W) of the same picture. focal: pixels. Raises ValueError for a focal length that cannot be.
     """
-    if focal is not None and not focal > 0:
-        raise ValueError(f"expected a focal length in pixels > 0, or None; got {focal}")
-    return [_measured(box, metres, focal) for box in boxes]
+    if not focal > 0:
+        raise ValueError(f"expected a focal length in pixels > 0, got {focal}")
+    return [_measured(box, metres, focal) for box in found]
 
 
-def _measured(box: Box, metres: NDArray[np.float32], focal: float | None) -> Size:
+def taken(sized: Sequence[Size], table: Classes) -> float:
+    """Natural log-odds, at most 0, that impossible sizes take from these boxes."""
+    lowered = [replace(size.box, score=size.box.score * size.factor) for size in sized]
+    as_they_are = table.logit(boxes.best_scores([size.box for size in sized]))
+    return table.logit(boxes.best_scores(lowered)) - as_they_are
+
+
+def _measured(box: Box, metres: NDArray[np.float32], focal: float) -> Size:
     left, top, right, bottom = (round(corner) for corner in box.corners)
     inside = metres[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
-    if focal is None or inside.size == 0:
-        return Size(box, float("nan"), 1.0)
+    if inside.size == 0 or box.label.lower() not in WIDTHS:
+        return Size(box)
     width = box.size[0] * float(np.median(inside)) / focal
-    least, most = WIDTHS.get(box.label.lower(), (0.0, float("inf")))
+    least, most = WIDTHS[box.label.lower()]
     return Size(box, width, 1.0 if least / SLACK <= width <= most * SLACK else IMPOSSIBLE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Answer = tuple[float, Mapping[str, Any]]  # the model's own log-odds, and evidence
 Forward = Callable[[Any], Any]  # pixel values (N, 3, H, W) -> tensors (N, ...)
+_one_at_a_time = threading.Lock()  # transformers loses track of shared weights when two threads load
 BLANK = (360, 640)  # height, width of the picture that warms a model up
 
 
@@ -143,9 +145,10 @@ class TorchModel(ABC):
         transformers = import_module("transformers")
         transformers.utils.logging.disable_progress_bar()
         kind = getattr(transformers, class_name or self.entry.class_name)
-        model, info = kind.from_pretrained(
-            directory, dtype=self.dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with _one_at_a_time:
+            model, info = kind.from_pretrained(
+                directory, dtype=self.dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
         if missing := sorted(info["missing_keys"]):
             raise BadWeights(
                 f"{self.entry.key}: {directory} holds no weights for {len(missing)} parts of {self.entry.class_name} "

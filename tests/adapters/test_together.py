@@ -1,4 +1,4 @@
-"""Detectors together: one look per picture for all, their boxes fused, impossible sizes counted for less."""
+"""Detectors together: one look per picture for all, their boxes fused, and what their sizes say of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from models import boxes, catalog, depth
+from models import boxes, catalog
 from models.base import Frame, ModelUnavailable
 from models.boxes import Box
 from models.depth import IMPOSSIBLE, ObjectSize
@@ -35,11 +35,14 @@ class Told(Detecting):
 
 
 class Flat(ObjectSize):
-    """Everything ten metres away."""
+    """Everything ten metres away, through a camera of some focal length in pixels."""
 
-    def __init__(self) -> None:
-        super().__init__(catalog.find("depth-anything-v2-s"))
-        depth._live.add(self)
+    def __init__(self, focal: float) -> None:
+        super().__init__(catalog.find("depth-anything-v2-s").model_copy(update={"focal": focal}))
+        self._loaded = True
+
+    def load(self, device: str) -> None:
+        """Nothing."""
 
     def depth(self, frames: Sequence[Frame]) -> list[np.ndarray]:
         return [np.full(frame.pixels.shape[:2], 10.0, np.float32) for frame in frames]
@@ -94,18 +97,27 @@ def test_each_looks_once_whoever_asks(pair: list[Told], together: Together) -> N
     assert pair[0].looks == 4
 
 
-def test_an_impossible_size_counts_for_less(pair: list[Told], together: Together) -> None:
-    depth_model = Flat()
-    plain = together.assess([picture(0)])[0]
-    together.entry = together.entry.model_copy(update={"focal": 100.0})  # 20 pixels at 10 m are 2 m: no cone
-    sized = together.assess([picture(1)])[0]
+def test_an_impossible_size_is_evidence_against_the_detectors(pair: list[Told]) -> None:
+    (opinion,) = Flat(focal=100.0).assess([picture()])  # 20 pixels at 10 m are 2 m: no cone
     fused = boxes.fuse([[Box("traffic cone", 0.8, CONE)], [Box("traffic cone", 0.6, CONE)]], [1.4, 1.5])[0].score
-    assert plain.logit > sized.logit
     table = boxes.merged([each.table for each in pair])
-    assert sized.logit == pytest.approx(table.logit({"traffic cone": fused * IMPOSSIBLE}))
-    together.entry = together.entry.model_copy(update={"focal": 700.0})  # 0.29 m
-    assert together.assess([picture(2)])[0].logit == pytest.approx(plain.logit)
-    depth_model.close()
+    lowered = table.logit({"traffic cone": fused * IMPOSSIBLE})
+    assert opinion.logit == pytest.approx(lowered - table.logit({"traffic cone": fused}))
+    assert opinion.logit < -1.0
+    (size,) = opinion.evidence["sizes"]
+    assert (size["label"], size["metres"], size["factor"]) == ("traffic cone", 2.0, IMPOSSIBLE)
+
+
+@pytest.mark.parametrize("focal", [0.0, 700.0])  # unknown; 0.29 m, as a cone is
+def test_without_a_focal_length_or_at_a_possible_size_nothing_is_said(pair: list[Told], focal: float) -> None:
+    (opinion,) = Flat(focal).assess([picture()])
+    assert opinion.logit == 0.0
+    assert ("sizes" in opinion.evidence) == bool(focal)
+
+
+def test_sizes_are_those_of_the_detectors_beside_it() -> None:
+    with pytest.raises(ModelUnavailable, match="0 detectors are loaded on cpu, expected at least 1; name them"):
+        Flat(focal=100.0).assess([picture()])
 
 
 def test_one_detector_is_not_together(pair: list[Told], together: Together) -> None:

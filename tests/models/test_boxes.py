@@ -110,7 +110,6 @@ METRES = np.full((100, 200), 10.0, np.float32)
         ("traffic cone", 300, 3.0, depth.IMPOSSIBLE),
         ("excavator", 300, 3.0, 1.0),
         ("excavator", 30, 0.3, depth.IMPOSSIBLE),
-        ("road roller", 300, 3.0, 1.0),
     ],
 )
 def test_an_impossible_size_weighs_less(label: str, pixels: float, metres: float, factor: float) -> None:
@@ -119,18 +118,26 @@ def test_an_impossible_size_weighs_less(label: str, pixels: float, metres: float
     assert size.factor == factor
 
 
-def test_without_a_focal_length_nothing_is_said() -> None:
-    (size,) = depth.check([Box("traffic cone", 0.8, (0, 0, 150, 50))], METRES, focal=None)
-    assert size.factor == 1.0
-    assert math.isnan(size.metres)
+def test_a_label_without_a_known_width_and_a_box_outside_the_picture_say_nothing() -> None:
+    found = [Box("road roller", 0.8, (0, 0, 300, 50)), Box("cone", 0.8, (500, 500, 600, 600))]
+    for size in depth.check(found, METRES, focal=1000):
+        assert (size.metres, size.factor, size.known) == (None, 1.0, False)
 
 
-def test_a_box_outside_the_picture_says_nothing() -> None:
-    assert depth.check([Box("cone", 0.8, (500, 500, 600, 600))], METRES, focal=1000)[0].factor == 1.0
+def test_what_sizes_take_is_never_evidence_for_road_work() -> None:
+    table = boxes.classes("prompts")
+    cone, barrier = Box("traffic cone", 0.8, (0, 0, 300, 50)), Box("construction barrier", 0.6, (0, 0, 100, 50))
+    impossible, possible = depth.check([cone, barrier], METRES, focal=1000)
+    before = table.logit({"traffic cone": 0.8, "construction barrier": 0.6})
+    after = table.logit({"traffic cone": 0.8 * depth.IMPOSSIBLE, "construction barrier": 0.6})
+    assert depth.taken([impossible, possible], table) == pytest.approx(after - before)
+    assert after < before
+    assert depth.taken([possible], table) == 0.0
+    assert depth.taken([], table) == 0.0
 
 
 def test_a_focal_length_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"focal length in pixels > 0, or None; got -1"):
+    with pytest.raises(ValueError, match=r"focal length in pixels > 0, got -1"):
         depth.check([], METRES, focal=-1)
 
 

@@ -13,6 +13,7 @@ from miner.settings import UsageError
 from models import catalog
 from models.base import Model, ModelUnavailable
 from models.catalog import CatalogError, Entry
+from models.depth import ObjectSize
 from models.fleet import Fleet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,14 @@ def test_a_wrong_entry_is_refused_and_named(tmp_path: Path, text: str, says: str
 
 def test_the_same_entry_without_the_fault_is_accepted(tmp_path: Path) -> None:
     assert catalog.entries(written(tmp_path, MINIMAL))["some-model"].title == "Some"
+
+
+def test_the_catalog_of_ones_own_that_the_docs_show_is_one(tmp_path: Path) -> None:
+    shown = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(shown.partition("```toml\n")[2].partition("```")[0])
+    (entry,) = catalog.entries(tmp_path / "mine.toml").values()
+    assert entry.focal > 0
+    assert isinstance(catalog.make(entry), ObjectSize)
 
 
 def test_a_row_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
