@@ -97,6 +97,24 @@ def test_drawing_whole_groups_widens_the_interval_when_groups_are_near_copies():
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_interval_of_a_small_ece_holds_its_value_though_resampling_only_adds(seed):
+    rng = np.random.default_rng(seed)
+    p = rng.random(120)
+    y = (rng.random(120) < p).astype(int)
+    interval = metrics.bootstrap(y, p, metrics.ece)
+    assert 0.0 <= interval.low <= metrics.ece(y, p) <= interval.high
+
+
+def test_interval_of_a_large_ece_holds_the_truth():
+    rng = np.random.default_rng(4)
+    p = rng.uniform(0.2, 1.0, 4000)
+    y = (rng.random(4000) < p - 0.2).astype(int)
+    interval = metrics.bootstrap(y, p, metrics.ece, n=200)
+    assert interval.low < 0.2 < interval.high
+    assert interval.high - interval.low < 0.06
+
+
 def test_bootstrap_is_repeatable_and_follows_its_seed():
     rng = np.random.default_rng(5)
     y, p = rng.integers(0, 2, 80), rng.random(80)
