@@ -90,11 +90,10 @@ def test_the_time_of_a_thought_is_kept_and_leaving_it_frees_its_place(engine: En
     took = time.monotonic() - begun
     engine.prompt = prompt_of("qwen3-vl-4b")
     assert opinion.evidence["cut_short"] == [True] * 4
-    assert endless.seconds <= took < endless.seconds + 5
+    assert took >= endless.seconds
+    assert max(opinion.evidence["tokens"]) < endless.tokens, "it was the tokens that ran out"
     assert engine._llm.get_num_unfinished_requests() == 0
-    begun = time.monotonic()
-    engine.assess(FRAMES[:4])
-    assert time.monotonic() - begun < 5
+    assert len(engine.assess(FRAMES[:4])) == 4
     engine.prompt = prompt_of("qwen3-vl-4b").model_copy(update={"thought": THOUGHT})
 
 

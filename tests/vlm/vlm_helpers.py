@@ -53,6 +53,15 @@ def processes_of(group: int) -> list[int]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of a process has been stopped by a signal."""
+    try:
+        stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):  # a thread has just ended
+        return False
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 def cores_of(group: int) -> list[int]:
     """Those of them that are cores of vLLM engines; there is at least one."""
     found = [pid for pid in processes_of(group) if b"VLLM::EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
