@@ -16,6 +16,8 @@ from cascade.trace import Record
 from cascade.verdict import Source, Stop, Verdict
 from models.base import Frame, Model, Opinion
 
+PATIENT = 30_000.0  # ms: a member that is well answers within it on the busiest machine
+
 # Faults come and go within milliseconds here, so that no test waits for a cool-down of seconds.
 QUICK = Policy(
     failures=2, cooldown=0.02, longest=0.1, canary_every=1e6, canary_limit=0.5, hang=2.0, tick=0.01, closing=0.5
@@ -27,12 +29,21 @@ def picture(width: int = 640, height: int = 400, value: int = 90) -> Frame:
 
 
 def tier(name: str, *members: str | Member, expected_ms: float = 1.0, required: bool = False) -> Tier:
-    made = [member if isinstance(member, Member) else Member(model=member) for member in members]
+    made = [member if isinstance(member, Member) else Member(model=member, timeout_ms=PATIENT) for member in members]
     return Tier(name=name, members=tuple(made), expected_ms=expected_ms, required=required)
 
 
 def profile_of(*tiers: Tier, band: tuple[float, float] = (0.2, 0.8), **more: Any) -> Profile:
     return Profile(name="test", tiers=tiers, band=band, **more)
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @asynccontextmanager
@@ -87,7 +98,7 @@ def study_records(n: int, seed: int, *, missing: float = 0.0) -> list[Record]:
     ]
 
 
-async def until(happened: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(happened: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for something that happens in the background; a test that waits in vain fails."""
     async with asyncio.timeout(seconds):
         while not happened():  # noqa: ASYNC110 (what is waited for knows no event)

@@ -42,7 +42,7 @@ async def working(
         yield worker
     finally:
         worker.stop("test over")
-        await asyncio.wait_for(worker.ended, 5.0)
+        await asyncio.wait_for(worker.ended, 60.0)
 
 
 class Gate:
@@ -53,14 +53,14 @@ class Gate:
 
     def __call__(self, frames: object) -> None:
         self.entered.set()
-        self.open.wait(5.0)
+        self.open.wait(60.0)
 
 
 async def held(worker: Worker, gate: Gate) -> Job:
     """A job that the worker has begun and that waits at the gate."""
     first = job()
     worker.put(first)
-    await asyncio.to_thread(gate.entered.wait, 5.0)
+    assert await asyncio.to_thread(gate.entered.wait, 60.0)
     return first
 
 
@@ -92,19 +92,20 @@ async def test_callers_take_turns() -> None:
 
 async def test_it_waits_a_moment_for_more() -> None:
     model = Fake("fake", value)
-    async with working(model, Batching(max_size=3, max_wait_ms=5000.0)) as worker:
+    async with working(model, Batching(max_size=3, max_wait_ms=40_000.0)) as worker:
         jobs = [job(number) for number in range(3)]
         for each in jobs:
             worker.put(each)
             await asyncio.sleep(0.005)
-        await asyncio.gather(*(each.future for each in jobs))  # full after three: nobody waits five seconds
+        async with asyncio.timeout(30.0):  # full after three: nobody waits any longer
+            await asyncio.gather(*(each.future for each in jobs))
     assert model.batches == [3]
 
 
 async def test_but_not_longer_than_told() -> None:
     async with working(Fake("fake", 1.0), Batching(max_size=8, max_wait_ms=5.0)) as worker:
         worker.put(each := job())
-        assert (await asyncio.wait_for(each.future, 5.0)).logit == 1.0
+        assert (await asyncio.wait_for(each.future, 60.0)).logit == 1.0
 
 
 async def test_what_nobody_waits_for_is_dropped_before_any_work() -> None:
@@ -249,7 +250,7 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_its_thread_ends() -> N
     worker.start()
     with pytest.raises(BadWeights, match="fetch it again"):
         await worker.loaded
-    await asyncio.wait_for(worker.ended, 5.0)
+    await asyncio.wait_for(worker.ended, 60.0)
 
 
 async def test_stopping_fails_what_is_queued_and_lets_what_has_begun_end() -> None:
@@ -323,7 +324,7 @@ def test_a_thread_that_outlives_its_loop_ends_quietly(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.DEBUG):
         asyncio.run(begin())
         gate.open.set()
-        workers[0]._thread.join(5.0)
+        workers[0]._thread.join(60.0)
     assert not workers[0].alive
     assert "the event loop is gone" in caplog.text
 

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from cascade_helpers import Clock
 
 from cascade.breaker import Breaker, State
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

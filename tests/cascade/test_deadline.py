@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from cascade_helpers import Clock
 
 from cascade.deadline import Deadline
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_it_counts_down_and_never_below_zero() -> None:
