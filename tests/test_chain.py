@@ -137,7 +137,7 @@ def node():
 def subtensor():
     chains: list[SubtensorChain] = []
 
-    def start(url: str, genesis: str = "", patience: float = 0.3) -> SubtensorChain:
+    def start(url: str, genesis: str = "", patience: float = 60.0) -> SubtensorChain:
         chains.append(SubtensorChain(72, url, genesis, patience))
         return chains[-1]
 
@@ -147,8 +147,8 @@ def subtensor():
 
 
 def settled(condition: Callable[[], bool]) -> bool:
-    """Wait for the other side of a socket to notice; at most two seconds."""
-    deadline = time.monotonic() + 2
+    """Wait for the other side of a socket to notice."""
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     return condition()
@@ -164,18 +164,16 @@ class TestSubtensor:
 
     def test_accepts_and_says_nothing(self, subtensor):
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            started = time.monotonic()
             with pytest.raises(ChainAway, match="does not answer"):
-                subtensor(f"ws://127.0.0.1:{silent.getsockname()[1]}").snapshot()
-            assert time.monotonic() - started < 3
+                subtensor(f"ws://127.0.0.1:{silent.getsockname()[1]}", patience=0.3).snapshot()
 
     @pytest.mark.parametrize("silent", ["chain_getBlockHash", "chain_getHead", "state_call"])
     def test_answers_and_then_hangs(self, node, subtensor, silent):
         server = node(node_of(**{silent: Hang()}))
         started = time.monotonic()
         with pytest.raises(ChainAway, match="does not answer"):
-            subtensor(server.url).snapshot()
-        assert time.monotonic() - started < 3
+            subtensor(server.url, patience=1.0).snapshot()
+        assert time.monotonic() - started < 30
         assert settled(lambda: server.open == 0)
 
     def test_closes_the_connection_in_the_middle(self, node, subtensor):
@@ -192,7 +190,7 @@ class TestSubtensor:
     def test_garbage(self, node, subtensor, garbage):
         server = node(node_of(chain_getHead=Raw(garbage)))
         with pytest.raises(ChainError, match=server.url):
-            subtensor(server.url).snapshot()
+            subtensor(server.url, patience=1.0).snapshot()
         assert settled(lambda: server.open == 0)
 
     def test_an_error_of_the_node_is_told(self, node, subtensor):
@@ -234,7 +232,9 @@ class TestSubtensor:
             for _ in range(times):
                 with suppress(ChainUnreadable):
                     chain.snapshot()
+                assert settled(lambda: server.open == 0)
 
+        threads = threading.active_count()
         tracemalloc.start()
         fail(10)
         gc.collect()
@@ -244,10 +244,9 @@ class TestSubtensor:
         grown = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
         assert grown < 3_000_000, f"{grown} bytes in 40 attempts"  # a client that is not let go holds a million
-        assert settled(lambda: server.open == 0)
         assert server.peak == 1
-        assert len(os.listdir("/proc/self/fd")) <= descriptors
-        assert threading.active_count() < 20
+        assert settled(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+        assert settled(lambda: threading.active_count() <= threads)
 
     def test_an_announcement_is_signed_by_the_hotkey_alone(self, subtensor, monkeypatch):
         """The extrinsic up to the SDK's own border: what is composed, and with which key it is signed."""
@@ -297,8 +296,9 @@ class TestReadingANode:
 
     def test_a_snapshot(self, node, subtensor):
         server = node(subnet().answer)
-        snapshot = subtensor(server.url, patience=5).snapshot()
-        assert abs(snapshot.taken_at - time.time()) < 5
+        before = time.time()
+        snapshot = subtensor(server.url).snapshot()
+        assert before <= snapshot.taken_at <= time.time()
         assert snapshot == Snapshot(
             72,
             6_000_000,
@@ -313,7 +313,7 @@ class TestReadingANode:
 
     def test_a_description(self, node, subtensor):
         server = node(subnet(burn=5 * 10**8, emission=10**9, timestamp=1_764_000_000_000).answer)
-        assert subtensor(server.url, patience=5).describe() == Description(
+        assert subtensor(server.url).describe() == Description(
             endpoint=server.url,
             netuid=72,
             genesis=HASH,
@@ -326,12 +326,12 @@ class TestReadingANode:
 
     def test_nothing_was_paid_yet(self, node, subtensor):
         server = node(subnet(members=[Member(VALIDATOR)]).answer)
-        assert subtensor(server.url, patience=5).describe().burned is None
+        assert subtensor(server.url).describe().burned is None
 
     def test_a_chain_without_the_subnet(self, node, subtensor):
         server = node(subnet(netuid=5).answer)
         with pytest.raises(WrongChain, match="has no subnet 72; use --netuid 72 on finney, 323 on test"):
-            subtensor(server.url, patience=5).snapshot()
+            subtensor(server.url).snapshot()
 
     @pytest.mark.parametrize("cut", [1, 40, 200])
     def test_a_metagraph_that_is_cut_short_names_the_sdk(self, node, subtensor, cut):
@@ -344,7 +344,7 @@ class TestReadingANode:
 
         server = node(answer)
         with pytest.raises(ChainUnreadable, match=r"bittensor 10\.\d+.*pip install --upgrade"):
-            subtensor(server.url, patience=5).snapshot()
+            subtensor(server.url).snapshot()
 
     def test_one_neurons_nonsense_does_not_hide_the_others(self):
         assert _address({"ip": 2**33, "port": 80, "ip_type": 4}) == ("", 0)
@@ -354,7 +354,7 @@ class TestReadingANode:
     def test_a_node_that_goes_and_comes_back_is_asked_on_one_socket(self, node, subtensor):
         there = subnet()
         server = node(there.answer)
-        watch = Watch(subtensor(server.url, patience=0.3), ME)
+        watch = Watch(subtensor(server.url), ME)
         for block in range(1, 6):
             there.block = block
             server.answer = there.answer
@@ -368,7 +368,7 @@ class TestReadingANode:
 
     def test_a_connection_that_is_held_is_used_again(self, node, subtensor):
         server = node(subnet().answer)
-        chain = subtensor(server.url, patience=5)
+        chain = subtensor(server.url)
         for _ in range(5):
             chain.snapshot()
         assert server.connections == 1
@@ -377,7 +377,7 @@ class TestReadingANode:
     def test_memory_stays_flat_over_many_snapshots(self, node, subtensor):
         there = subnet()
         server = node(there.answer)
-        chain = subtensor(server.url, patience=5)
+        chain = subtensor(server.url)
 
         def read(times: int) -> None:
             for _ in range(times):
@@ -755,13 +755,13 @@ class TestLife:
 
     def test_stopping_does_not_wait_for_a_node_that_hangs(self, node, subtensor):
         server = node(node_of(chain_getHead=Hang()))
-        watch = Watch(subtensor(server.url, patience=2.0), ME)
+        watch = Watch(subtensor(server.url, patience=600.0), ME)
         watch.start()
         assert settled(lambda: server.open == 1)
-        started = time.monotonic()
         watch.stop()
-        assert time.monotonic() - started < 6
         assert settled(lambda: server.open == 0)
+        assert watch._thread is not None
+        assert settled(lambda: not watch._thread.is_alive())
 
     def test_both_chains_keep_the_interface(self):
         chains: list[Chain] = [MemoryChain(72), SubtensorChain(72, "ws://127.0.0.1:1")]

@@ -25,7 +25,7 @@ from models.fake import Fake
 from models.worker import Policy, RemoteExaminer, Worker
 
 FRAME = picture(0)
-PATIENCE = Policy(hang=20.0, loading=300.0, first=0.1, longest=1.0, shared=8 << 20)
+PATIENCE = Policy(hang=20.0, loading=900.0, first=0.1, longest=1.0, shared=8 << 20)
 PROFILE = Profile(
     name="two-tiers",
     band=(0.0, 1.0),  # never sure: the engine is asked every time
