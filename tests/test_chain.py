@@ -163,9 +163,8 @@ class TestSubtensor:
                 subtensor(url).snapshot()
 
     def test_accepts_and_says_nothing(self, subtensor):
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            with pytest.raises(ChainAway, match="does not answer"):
-                subtensor(f"ws://127.0.0.1:{silent.getsockname()[1]}", patience=0.3).snapshot()
+        with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ChainAway, match="does not answer"):
+            subtensor(f"ws://127.0.0.1:{silent.getsockname()[1]}", patience=0.3).snapshot()
 
     @pytest.mark.parametrize("silent", ["chain_getBlockHash", "chain_getHead", "state_call"])
     def test_answers_and_then_hangs(self, node, subtensor, silent):
