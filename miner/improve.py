@@ -443,7 +443,7 @@ class Versions:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         path = draft / f"{candidate.profile.name}.toml"
-        path.write_text(to_toml(candidate.profile), encoding="utf-8")
+        path.write_text(to_toml(self._beside(candidate.profile)), encoding="utf-8")
         if candidate.profile.fit:
             fit_path(path).write_text(candidate.profile.fit.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if candidate.head is not None:
@@ -453,6 +453,13 @@ class Versions:
         load(path)  # what cannot be read back is never put in force
         draft.rename(self.directory / name)
         return name
+
+    def _beside(self, profile: Profile) -> Profile:
+        """The profile with the catalog of a trained network named from its version, so that all may be moved as one."""
+        home = Path(profile.catalog).resolve()
+        if not profile.catalog or not home.is_relative_to(self.trained.resolve()):
+            return profile  # an operator's own catalog stays where it is
+        return profile.model_copy(update={"catalog": Path("..", home.relative_to(self.directory.resolve())).as_posix()})
 
     def promote(self, name: str, judgement: Judgement, **facts: Any) -> None:
         """Put a version in force, forget the oldest beyond `keep`."""
@@ -533,7 +540,7 @@ class Versions:
         return max(there, key=lambda name: there[name], default="")
 
     def _said(self, profile: Profile) -> dict[str, dict[str, float]]:
-        home = Path(profile.catalog).parent
+        home = Path(profile.catalog).resolve().parent
         if not profile.catalog or home.parent != self.trained.resolve():
             return {}
         path = home / "opinions.json"

@@ -192,6 +192,26 @@ def test_versions_are_compared_only_on_pictures_that_their_networks_answered(ver
     assert (again.probabilities(ten[:4]) > Candidate(OWN).probabilities(ten[:4])).all()
 
 
+def test_a_version_and_its_network_may_be_moved_together(versions: Versions, tmp_path: Path) -> None:
+    candidate = trained(versions, {"a": 4.0})
+    name = versions.write(candidate)
+    moved = Versions(versions.directory.rename(tmp_path / "elsewhere"))
+    path = moved.profile_path(name)
+    assert path is not None
+    assert str(tmp_path) not in path.read_text()
+    again = moved.read(name, OWN)
+    assert Path(again.profile.catalog).resolve() == moved.trained / KEY / "catalog.toml"
+    assert again.said == candidate.said
+    assert moved.read(moved.write(again), OWN).said == candidate.said, "written once more from there"
+
+
+def test_an_operators_own_catalog_stays_where_it_is(versions: Versions, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text("")
+    profile = OWN.model_copy(update={"catalog": str(own)})
+    assert versions.read(versions.write(Candidate(profile)), OWN).profile.catalog == str(own)
+
+
 def test_a_fusion_hears_the_network_only_on_pictures_that_it_did_not_learn_from(versions: Versions) -> None:
     ten = examples(10, 0)
     candidate = trained(versions, {example.record.sha256: 4.0 for example in ten[:4]})
