@@ -44,6 +44,15 @@ def read_folder(root: Path | str) -> list[Labelled]:
     return found
 
 
+def close_ups(root: Path | str) -> dict[str, list[Path]]:
+    """`<source>/objects/*` at any depth: pictures of single work-zone objects on a white ground, by source."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(Path(root).resolve().rglob("objects/*")):
+        if path.suffix.lower() in SUFFIXES:
+            found.setdefault(path.parent.parent.name, []).append(path)
+    return found
+
+
 def _labelled(path: Path, root: Path, groups: dict[str, str]) -> Labelled:
     source = path.parent.parent.name
     return Labelled(path, LABELS[path.parent.name], source, groups.get(path.relative_to(root).as_posix(), source))

@@ -28,7 +28,7 @@ DRAWN = 64  # drawn sprites of each kind
 
 @dataclass(frozen=True)
 class Album:
-    """pixels: uint8 (N, 3, EDGE, EDGE), each picture at the top left, black elsewhere. sizes: (N, 2) width, height."""
+    """pixels: uint8 (N, 3, E, E), each picture at the top left, black elsewhere. sizes: (N, 2) width, height."""
 
     pictures: Sequence[Labelled]
     pixels: Tensor

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from models.data.labelled import Labelled, read_folder
+from models.data.labelled import Labelled, close_ups, read_folder
 from models.training import evaluate, export
 from models.training.album import Album, Sprites, album, sprites
 from models.training.backbone import EfficientNetLite
@@ -175,14 +175,6 @@ class Rendering:
 
 def _render_all(views: Sequence[Any]) -> list[Pixels]:
     return [render(view) for view in views]
-
-
-def close_ups(root: Path) -> dict[str, list[Path]]:
-    """`<root>/<source>/objects/*`: pictures of single work-zone objects, by source."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(root.resolve().glob("*/objects/*")):
-        found.setdefault(path.parent.parent.name, []).append(path)
-    return found
 
 
 def sprites_of(folder: Path | None) -> list[Path]:
