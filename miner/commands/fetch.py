@@ -68,6 +68,7 @@ def wanted(asked: Fetch) -> list[Entry]:
     else:
         strange = next(name for name in asked.names if name not in known)
         raise UsageError(f"expected one profile, or keys of the catalog; {strange!r} is no key of the catalog")
+    known = catalog.entries()  # with those that the profile brought
     return [entry for entry in (known[key] for key in dict.fromkeys(keys)) if entry.repository]
 
 

@@ -55,10 +55,10 @@ def publish(asked: Publish, console: Console, consent: Callable[[Console], bool]
         made = card.complete(known, address, time.time())
     except (WalletError, card.CardError) as error:
         raise UsageError(str(error)) from None
-    files = sorted(path for path in asked.folder.iterdir() if path.is_file() and path.suffix != ".py")
+    sent = (path for path in asked.folder.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"})
     say(f"To https://huggingface.co/{asked.repository} (public):" if not asked.endpoint else f"To {asked.endpoint}:")
-    for path in files:
-        say(f"  {path.name}  {path.stat().st_size / 1e6:.3f} MB")
+    for path in sorted(sent):
+        say(f"  {path.relative_to(asked.folder)}  {path.stat().st_size / 1e6:.3f} MB")
     say(f"  signed off by {address}, version {made.version}")
     if not (asked.yes or consent(console)):
         say("Nothing was sent.")
