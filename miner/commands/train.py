@@ -51,7 +51,8 @@ def _help(word: str) -> int:
     """Of one kind of training, or of all three; needs nothing of the extra."""
     kinds: list[type[Training]] = [KINDS[word]] if word in KINDS else [Classify, *KINDS.values()]
     for kind in kinds:
-        sys.stdout.write(f"{CliApp.format_help(kind)}  --settings FILE       {FILE_HELP}\n\n")
+        told = CliApp.format_help(kind).replace("tuple[str,...]", "str")
+        sys.stdout.write(f"{told}  --settings FILE       {FILE_HELP}\n\n")
     return 0
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +18,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from finetune_helpers import SOURCES, command, environment, pixels, run, street_folder
-from PIL import Image
+from accelerate import Accelerator
+from finetune_helpers import ROOT, SOURCES, command, drawn_street, environment, pixels, run, street_folder
+from PIL import Image, ImageDraw
+from rich.console import Console
 from safetensors.torch import load_file
 
-from models import catalog
+from models import catalog, metrics
 from models.base import BadWeights, Frame
+from models.data.labelled import Labelled
 from models.trained import OnCard, Trained
-from models.training.finetune import classify, data, loop, network, package, score
-from models.training.finetune.batches import Batches, Shown
+from models.training import album
+from models.training.finetune import classify, composer, data, loop, network, package, report, score
+from models.training.finetune.batches import CONTROL, PASTED, REAL, Batches, Shown, check, decoded
 from models.training.finetune.settings import Classify, parse
 
 torch.set_num_threads(1)
@@ -89,6 +97,14 @@ def test_too_few_sources_are_refused_with_what_to_do(streets: Path, tmp_path: Pa
         data.split(data.read(settings(streets / "avenue", tmp_path)), settings(streets, tmp_path))
 
 
+def test_one_label_alone_is_refused_by_its_name(streets: Path, tmp_path: Path) -> None:
+    for source in SOURCES[:3]:
+        shutil.copytree(streets / source / "clear", tmp_path / source / "clear")
+    asked = settings(tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="expected pictures of both labels, got 12 and none of them roadwork"):
+        data.split(data.read(asked), asked)
+
+
 def test_weights_double_chances_and_labels_stay_even(streets: Path, tmp_path: Path) -> None:
     found = data.read(settings(streets, tmp_path))
     rows = found.rows(["avenue", "bridge"])
@@ -147,6 +163,19 @@ def test_parquet_rows_that_contradict_themselves_are_dropped_and_places_become_s
     assert {p.source for p in found.pictures} == {"Porto", "Graz", "Łódź-west"}
     assert {p.path.read_bytes() for p in found.pictures} == set(pictures[:3] + pictures[5:])
     assert data.read(parse(Classify, flags)).digest == found.digest, "the second time they are there"
+    elsewhere = ["--out", str(tmp_path / "again"), "--source-column", "town"]
+    with pytest.raises(ValueError, match=r"--source-column town: .* no such column, but city, image, label"):
+        data.read(parse(Classify, [*flags, *elsewhere]))
+
+
+def test_parquet_without_a_label_is_refused_with_what_is_there(streets: Path, tmp_path: Path) -> None:
+    picture = (streets / "avenue" / "clear" / "0.jpg").read_bytes()
+    parquet(tmp_path / "set" / "all.parquet", [{"image": {"bytes": picture, "path": "x"}, "kind": 1}])
+    with pytest.raises(
+        ValueError, match=r"--data .*set: expected the columns image and label, got \['image', 'kind'\]"
+    ):
+        data.read(parse(Classify, ["--data", str(tmp_path / "set"), "--out", str(tmp_path / "run")]))
+    assert not list((tmp_path / "run").rglob("*.jpg"))
 
 
 def test_of_a_journals_export_only_the_pictures_are_read(streets: Path, tmp_path: Path) -> None:
@@ -158,19 +187,111 @@ def test_of_a_journals_export_only_the_pictures_are_read(streets: Path, tmp_path
     assert [(p.source, p.label) for p in found.pictures] == [("export", 0)]
 
 
+def shown(streets: Path, out: Path, **more: float) -> Shown:
+    found = data.read(settings(streets, out))
+    targets = np.array([[p.label, 0.9 if p.label else 0.1] for p in found.pictures], np.float32)
+    chances = data.chances(found, found.rows(SOURCES[:3]))
+    return Shown(found.pictures, chances, targets, **{"batch": 6, "edge": 128, "seed": 5, **more})  # type: ignore[arg-type]
+
+
 def test_every_step_is_a_function_of_its_number_and_ranks_share_it(streets: Path, tmp_path: Path) -> None:
-    found = data.read(settings(streets, tmp_path))
-    chances = data.chances(found, found.rows(SOURCES))
-    targets = np.array([[p.label] for p in found.pictures], np.float32)
-    shown = Shown(found.pictures, chances, targets, batch=6, side=64, seed=5)
-    whole = Batches(shown)[7]
-    assert whole["pixels"].shape == (6, 64, 64, 3)
-    assert np.array_equal(whole["pixels"], Batches(shown)[7]["pixels"])
-    assert not np.array_equal(whole["pixels"], Batches(shown)[8]["pixels"])
+    of = shown(streets, tmp_path, pasted=0.5)
+    whole = Batches(of)[7]
+    assert whole["frames"].shape[1:] == (90, 128, 3)
+    assert np.array_equal(whole["frames"], Batches(of)[7]["frames"])
+    assert not np.array_equal(whole["frames"], Batches(of)[8]["frames"])
     for rank in (0, 1):
-        part = Batches(shown, rank, 2)[7]
-        assert np.array_equal(part["pixels"], whole["pixels"][rank::2])
-        assert np.array_equal(part["targets"], whole["targets"][rank::2])
+        part = Batches(of, rank, 2)[7]
+        assert np.array_equal(part["frames"][:3], whole["frames"][rank:6:2])
+        assert np.array_equal(part["kind"], whole["kind"][rank::2])
+        assert np.array_equal(part["targets"], whole["targets"][rank::2], equal_nan=True)
+
+
+def test_things_are_pasted_into_clear_pictures_that_train_and_pieces_come_from_their_source(
+    streets: Path, tmp_path: Path
+) -> None:
+    of = shown(streets, tmp_path, batch=400, pasted=0.5)
+    batch = Batches(of)[0]
+    labels, kind = batch["targets"][:, 0], batch["kind"]
+    pictures = {decoded(p.path, 128).tobytes(): p for p in of.pictures}
+    seen = [pictures[frame.tobytes()] for frame in batch["frames"]]
+    assert {p.source for p in seen} == set(SOURCES[:3])
+    assert [p.label for p in seen[:400]] == [int(y) if k != PASTED else 0 for y, k in zip(labels, kind, strict=True)]
+    share = {y: float((kind[labels == y] != REAL).mean()) for y in (0, 1)}
+    assert share == pytest.approx({0: 0.375, 1: 0.5}, abs=0.08)
+    assert set(kind[labels == 0]) == {REAL, CONTROL}
+    assert np.isnan(batch["targets"][:, 1]).tolist() == (kind != REAL).tolist(), "nobody said anything of these"
+    for place in np.flatnonzero(kind == CONTROL):
+        donor = seen[batch["donor"][place]]
+        assert (donor.source, donor.label) == (seen[place].source, 0)
+
+
+@pytest.fixture(scope="module")
+def with_cones(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The streets, and close-ups of a cone from a source that trains and from one that is measured."""
+    root = tmp_path_factory.mktemp("with-cones") / "streets"
+    shutil.copytree(streets, root)
+    close_up = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(close_up).polygon([(100, 20), (160, 180), (40, 180)], fill=(255, 90, 0))
+    for source in ("avenue", "drive"):
+        (root / source / "objects").mkdir()
+        close_up.save(root / source / "objects" / "cone.png")
+    return root
+
+
+def test_no_thing_of_a_source_that_judges_is_pasted(with_cones: Path, tmp_path: Path) -> None:
+    asked = settings(with_cones, tmp_path, "--test", "drive", "--calibrate", "bridge")
+    found = data.read(asked)
+    known = found.digest
+    assert set(found.objects) == {"avenue", "drive"}
+    targets = np.array([[p.label] for p in found.pictures], np.float32)
+    _, made = composer.course(found, data.split(found, asked), targets, 64, asked, loop.accelerator(asked))
+    assert set(made.sprites.sources) == {"", "avenue"}
+    assert made.suppliers == 1
+    (with_cones / "avenue" / "objects" / "cone.png").touch()
+    assert data.read(asked).digest == known
+    (with_cones / "drive" / "objects" / "cone.png").unlink()
+    assert data.read(asked).digest != known
+
+
+@pytest.mark.parametrize("side", [64, 72, 256])
+def test_views_are_squares_of_the_networks_size_and_labels_say_what_is_seen(
+    streets: Path, tmp_path: Path, side: int
+) -> None:
+    of = shown(streets, tmp_path, batch=6, pasted=0.5)
+    sprites = album.sprites({}, (), 0, "cpu", drawn=2)
+    made = composer.Composer(sprites, side, 1, "cpu")
+    for number in (0, 1):  # as validators send them, and natively
+        batch = {k: torch.from_numpy(v) for k, v in Batches(of)[number].items()}
+        views = made(number, batch)
+        assert views["pixels"].shape == (6, side, side, 3)
+        assert views["pixels"].dtype == torch.uint8
+        assert torch.equal(views["pixels"], made(number, batch)["pixels"])
+        other = composer.Composer(sprites, side, 1, "cpu", rank=1)(number, batch)
+        assert not torch.equal(views["pixels"], other["pixels"])
+        real = batch["kind"] != PASTED
+        assert torch.equal(views["targets"][real, 0], batch["targets"][real, 0])
+        assert batch["targets"][~real, 0].all()
+
+
+def test_what_was_pasted_out_of_sight_is_not_road_work(streets: Path, tmp_path: Path) -> None:
+    of = shown(streets, tmp_path, batch=16, pasted=0.9)
+    made = composer.Composer(album.sprites({}, (), 0, "cpu", drawn=2), 32, 1, "cpu")
+    labels = []
+    for number in (1, 3, 5):  # so small that much of what is pasted is too small to count
+        batch = {k: torch.from_numpy(v) for k, v in Batches(of)[number].items()}
+        labels += made(number, batch)["targets"][batch["kind"] == PASTED, 0].tolist()
+    assert set(labels) == {0.0, 1.0}
+
+
+def test_a_picture_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "torn.jpg"
+    path.write_bytes(drawn_street(1, roadwork=False)[:900])
+    with pytest.raises(ValueError, match=r"torn\.jpg: expected a whole JPEG or PNG; remove or mend it"):
+        decoded(path, 128)
+    torn = Labelled(path, 0, "somewhere", "somewhere")
+    with pytest.raises(ValueError, match=r"(?s)2 of 2 pictures cannot be read:.*torn\.jpg"):
+        check([torn, torn])
 
 
 # Settings.
@@ -352,12 +473,65 @@ def test_safetensors_hold_the_merged_network_alone(trained: tuple[Path, dict]) -
 
 def test_another_run_in_the_same_folder_is_refused(trained: tuple[Path, dict], streets: Path, vit: Path) -> None:
     other = settings(streets, trained[0], "--backbone", str(vit), "--tune", "lora", "--seed", "1")
-    with pytest.raises(ValueError, match="of a run with other settings or other pictures; choose another --out"):
+    with pytest.raises(ValueError, match=r"is of another run \(seed 72 -> 1\)\. Choose another --out"):
         classify.run(other)
 
 
+def test_other_pictures_in_the_same_folder_are_refused(trained: tuple[Path, dict], vit: Path, tmp_path: Path) -> None:
+    fewer = settings(street_folder(tmp_path / "fewer", each=2), trained[0], "--backbone", str(vit), "--tune", "lora")
+    with pytest.raises(ValueError, match=r"is of another run \(pictures \w+ -> \w+\)"):
+        classify.run(fewer)
+
+
+def test_the_report_fits_a_terminal_of_80_columns(trained: tuple[Path, dict]) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    report.show(console, trained[1], trained[0])
+    said = console.export_text()
+    lines = said.splitlines()
+    assert max(len(line.rstrip()) for line in lines if str(trained[0]) not in line) <= 80
+    assert "…" not in said
+    for kind, rows in trained[1]["measured"].items():
+        row = next(line for line in lines if line.strip().startswith(kind))
+        assert metrics.told(rows["all"]["mcc"]) in row
+    (source,) = trained[1]["measured"]["native"]["sources"]
+    assert any(line.strip().startswith(source) and "accuracy" in line for line in lines)
+    profile = trained[0] / "model" / "profile.toml"
+    assert f"  ./run_miner.sh predict --profile {profile} PICTURE.jpg" in lines, "on one line, to be copied"
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    """The system lets no file grow beyond a few bytes, as a full disk would."""
+    kept = tmp_path / loop.NAME
+    kept.write_bytes(b"the last one")
+    model = torch.nn.Linear(400, 400)
+    optimizer = torch.optim.AdamW(model.parameters())
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written .* GB are free there\. Make room and start again"):
+            loop._save(kept, model, optimizer, loop.State(1, {}), {}, Accelerator(cpu=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert kept.read_bytes() == b"the last one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [loop.NAME]
+
+
+def test_a_full_card_is_said_with_what_helps(tmp_path: Path) -> None:
+    def loss(outputs: torch.Tensor, batch: dict) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
+
+    asked = settings(tmp_path, tmp_path)
+    batches = [{"input": np.zeros((2, 4), np.float32), "targets": np.zeros((2, 1), np.float32)}] * asked.steps
+    with pytest.raises(
+        ValueError, match=r"memory is full; try --checkpointing, --accumulate 2 .*Tried to allocate 2 GiB"
+    ):
+        loop.fit(torch.nn.Linear(4, 1), batches, loss, asked, Accelerator(cpu=True), identity={})
+
+
 def test_a_loss_that_is_no_number_stops_the_run(streets: Path, vit: Path, tmp_path: Path) -> None:
-    wild = settings(streets, tmp_path, "--backbone", str(vit), "--tune", "full", "--learning-rate", "1e30")
+    wild = settings(
+        streets, tmp_path, "--backbone", str(vit), "--tune", "full", "--learning-rate", "1e30", "--pasted", "0"
+    )
     with pytest.raises(FloatingPointError, match="lower learning-rate"):
         classify.run(wild)
 
@@ -401,15 +575,25 @@ def step_of(out: Path) -> int:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(streets: Path, vit: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    """The same batches, shared by two processes: gradients are averaged over all of them."""
+    script = Path(__file__).with_name("linear_run.py")
+    for processes in (1, 2):
+        words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), str(script)]
+        out = tmp_path / str(processes)
+        subprocess.run([sys.executable, *words, str(out)], cwd=ROOT, env=environment(), check=True, timeout=600)
+    one, two = (torch.load(tmp_path / n / loop.NAME, weights_only=True)["average"] for n in ("1", "2"))
+    assert one["weight"].abs().min() > 0.01
+    assert torch.allclose(one["weight"], two["weight"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_run_the_whole_command(streets: Path, vit: Path, tmp_path: Path) -> None:
     flags = ["--data", streets, "--backbone", vit, "--steps", "6", "--batch", "8", "--workers", "0", "--device", "cpu"]
-    flags += ["--learning-rate", "3e-3"]
-    for name, more in (("one", []), ("two", ["--processes", "2"])):
-        done = run(*flags, *more, "--out", tmp_path / name)
-        assert done.returncode == 0, done.stderr
-    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
-    for name, weight in one.items():
-        assert torch.allclose(weight, two[name], atol=1e-5), name
+    flags += ["--learning-rate", "3e-3", "--processes", "2"]
+    done = run(*flags, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["measured"]["native"]["all"]["n"] == 8
 
 
 def test_what_is_wrong_is_said_in_one_line_and_ends_with_2(tmp_path: Path) -> None:

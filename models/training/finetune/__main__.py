@@ -20,10 +20,12 @@ COMMANDS = {"distil": "distil", "vlm": "vlm"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code: 0 done, 1 failed on the way, 2 asked wrongly."""
+    """Exit code: 0 done, 1 failed on the way (no number, no room on the disk), 2 asked wrongly."""
     words = list(arguments)
     command = COMMANDS[words.pop(0)] if words and words[0] in COMMANDS else "classify"
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False, markup=False)
+    handler = RichHandler(
+        console=Console(stderr=True), show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
+    )
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", handlers=[handler])
     for chatty in ("onnxscript", "onnx_ir", "httpx"):
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, ModelError, ModuleNotFoundError) as error:
         logging.error("%s", error)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:
         logging.error("%s", error)
         return 1
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from torch.nn import functional
 
 from models.catalog import entries
 from models.training.finetune import data, loop, package, score
-from models.training.finetune.batches import Batches, Shown
+from models.training.finetune.composer import course
 from models.training.finetune.network import Network, choose_what_learns, merge, pretrained
 from models.training.finetune.settings import Classify, parse
 
@@ -58,22 +57,16 @@ def train(
 ) -> None:
     """`network`, or a module around it, in place. targets (N, T): of all pictures; the first column is the label."""
     inner: Network = getattr(network, "student", network)
-    shown = Shown(
-        pictures.pictures,
-        data.chances(pictures, pictures.rows(parts["train"])),
-        targets,
-        settings.batch // settings.accumulate,
-        inner.described.side,
-        settings.seed,
-    )
+    batches, composer = course(pictures, parts, targets, inner.described.side, settings, device)
     watched = pictures.of(pictures.rows(parts["calibrate"]))
     loop.fit(
         network,
-        Batches(shown, device.process_index, device.num_processes),
+        batches,
         loss,
         settings,
         device,
-        fingerprint=f"{settings.digest} {pictures.digest}",
+        identity={**settings.deciding, "pictures": pictures.digest},
+        show=composer,
         head_factor=settings.head_factor,
         watch=lambda: score.glance(predictor(inner, device), watched, inner.described.side, settings.seed),
     )
@@ -106,27 +99,16 @@ def finish(
     package.write_profile(
         folder, settings.name, served(network, settings, device.device.type == "cuda"), _milliseconds(network)
     )
-    card = {
-        "model_name": f"streetvision-{settings.name}",
+    own = {
         "description": f"{network.described.start}, trained ({settings.tune}) to tell whether road work is visible in "
         "a street picture.",
         "start": network.described.start,
         "input": f"uint8 (N, {network.described.side}, {network.described.side}, 3) RGB, the whole picture",
         "output": "(N,) log-odds, before calibration.json",
         "difference_to_torch": difference,
-        "settings": settings.told,
-        "sources": data.described(pictures, dict(parts)),
-        "measured": found,
         **(facts or {}),
     }
-    package.write_card(folder, card)
-    package.write_readme(folder, card, score.markdown(found))
-    (settings.out / "results.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    log.info("On sources never seen:\n\n%s", score.markdown(found))
-    log.info("%s: log-odds of ONNX and torch differ by at most %.1e", folder, difference)
-    log.info("Try it:     ./run_miner.sh predict --profile %s PICTURE.jpg", folder / "profile.toml")
-    log.info("Publish it: ./run_miner.sh publish --repo YOU/NAME --folder %s", folder)
-    return card
+    return package.finish(settings, own, data.described(pictures, parts), found)
 
 
 def measure(

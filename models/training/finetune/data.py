@@ -10,8 +10,8 @@ import hashlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data import hub
-from models.data.labelled import Labelled, read_folder
+from models.data.labelled import Labelled, close_ups, read_folder
 from models.training.finetune.settings import Settings
 
 SUBNET = "natix-network-org/roadwork"
@@ -32,11 +32,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures of all data sets. weights (N,): how often each is drawn, relative to others. sha256: of each file."""
+    """Pictures of all data sets. weights (N,): how often each is drawn, relative to others. sha256: of each file.
+
+    objects: close-ups of single work-zone objects, by source.
+    """
 
     pictures: tuple[Labelled, ...]
     weights: NDArray[np.float64]
     sha256: tuple[str, ...]
+    objects: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
     def rows(self, sources: Iterable[str]) -> NDArray[np.int64]:
         """Where the pictures of some sources are."""
@@ -49,9 +53,12 @@ class Data:
 
     @property
     def digest(self) -> str:
-        """Names the pictures, their labels, sources and weights."""
-        lines = zip(self.sha256, self.pictures, self.weights.tolist(), strict=True)
-        return hashlib.sha256("\n".join(f"{s} {p.label} {p.source} {w}" for s, p, w in lines).encode()).hexdigest()[:16]
+        """Names the pictures, their labels, sources and weights, and the objects."""
+        known = zip(self.sha256, self.pictures, self.weights.tolist(), strict=True)
+        lines = [f"{s} {p.label} {p.source} {w}" for s, p, w in known]
+        for source, files in sorted(self.objects.items()):
+            lines += [f"{hashlib.sha256(file.read_bytes()).hexdigest()} {source}" for file in files]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def read(settings: Settings, say: Say = lambda text: None) -> Data:
@@ -62,10 +69,14 @@ def read(settings: Settings, say: Say = lambda text: None) -> Data:
     pictures: list[Labelled] = []
     weights: list[float] = []
     digests: dict[str, int] = {}
+    objects: dict[str, list[Path]] = {}
     barred = set(settings.without.read_text(encoding="utf-8").split("\n")) if settings.without else set()
     for spec in settings.data:
         name, weight = weighted(spec)
-        found = read_folder(_as_folder(name, settings, say))
+        folder = _as_folder(name, settings, say)
+        found = read_folder(folder)
+        for source, files in close_ups(folder).items():
+            objects.setdefault(source, []).extend(files)
         for picture in found:
             digest = hashlib.sha256(picture.path.read_bytes()).hexdigest()
             if {digest, picture.group} & barred:
@@ -77,7 +88,7 @@ def read(settings: Settings, say: Say = lambda text: None) -> Data:
             elif digests[digest] != picture.label:
                 raise ValueError(f"{picture.path}: the same picture occurs with both labels; remove one of the two")
         say(f"{name}: {len(found)} pictures, weight {weight:g}")
-    return Data(tuple(pictures), np.array(weights), tuple(digests))
+    return Data(tuple(pictures), np.array(weights), tuple(digests), objects)
 
 
 def weighted(spec: str) -> tuple[str, float]:
@@ -115,9 +126,16 @@ def _written(dataset: str, name: str, settings: Settings, say: Say) -> Path:
     say(f"{dataset}: writing its pictures to {goal}")
     draft = goal.with_name(goal.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
+    column = settings.source_column
     for row in islice(hub.stream(dataset), settings.most_rows):
-        for kept in hub.usable([row]):  # rows that contradict themselves are dropped, as validators do
-            source = _plain(str(row.get(settings.source_column) or name))
+        if column not in row and "source_column" in settings.model_fields_set:
+            raise ValueError(f"--source-column {column}: {dataset} has no such column, but {', '.join(sorted(row))}")
+        try:
+            usable = list(hub.usable([row]))  # a row that contradicts itself is dropped, as validators drop it
+        except ValueError as error:
+            raise ValueError(f"--data {dataset}: {error}") from None
+        for kept in usable:
+            source = _plain(str(row.get(column) or name))
             folder = draft / source / LABELS[kept.label]
             folder.mkdir(parents=True, exist_ok=True)
             suffix = ".png" if kept.image.startswith(b"\x89PNG") else ".jpg"
@@ -138,6 +156,9 @@ def split(data: Data, settings: Settings) -> dict[str, list[str]]:
     Raises ValueError when a part would lack a label: nothing is ever split at random instead.
     """
     counts = Counter((p.source, p.label) for p in data.pictures)
+    for label, name in enumerate(LABELS):
+        if all(p.label != label for p in data.pictures):
+            raise ValueError(f"expected pictures of both labels, got {len(data.pictures)} and none of them {name}")
     sources = sorted({p.source for p in data.pictures}, key=lambda s: (-counts[s, 0] - counts[s, 1], s))
     named = {**dict.fromkeys(settings.test, "test"), **dict.fromkeys(settings.calibrate, "calibrate")}
     if strange := sorted(set(named) - set(sources)):
@@ -187,7 +208,7 @@ def chances(data: Data, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(pull / pull.sum())
 
 
-def described(data: Data, parts: dict[str, Sequence[str]]) -> list[dict[str, Any]]:
+def described(data: Data, parts: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """What each source gave, and to which part: for card and results."""
     counts = Counter((p.source, p.label) for p in data.pictures)
     return [

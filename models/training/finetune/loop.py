@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -30,8 +31,10 @@ AVERAGED = 0.6  # after this share of the steps the weights are averaged: steadi
 CLIPPED = 1.0  # norm of the gradient
 FRESH = ("head", "map")  # modules that start at nothing
 NAME = "checkpoint.pt"
+REMEDY = "--checkpointing, --accumulate 2 (the same batch in two parts), or a smaller --batch"
 
 Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
+Show = Callable[[int, Mapping[str, Tensor]], Mapping[str, Tensor]]
 Watch = Callable[[], Mapping[str, float]]
 
 
@@ -63,28 +66,32 @@ def fit(
     settings: Settings,
     run: Accelerator,
     *,
-    fingerprint: str,
+    identity: Mapping[str, str],
+    show: Show = lambda number, batch: batch,
     head_factor: float = 1.0,
     watch: Watch | None = None,
 ) -> None:
     """Train what of `model` requires a gradient, in place; ends with the averaged weights.
 
-    batches: numbers 0 .. steps * accumulate - 1. fingerprint: of settings and data; another one is never resumed.
+    batches: numbers 0 .. steps * accumulate - 1. show: number and batch, on the device, -> what model and loss take.
+    identity: what makes the run what it is, settings and pictures; a run of another one is never resumed.
     head_factor: FRESH modules learn so much faster. watch: figures for TensorBoard, asked in evaluation mode.
-    Raises ValueError when `settings.out` holds another run, FloatingPointError when the loss is not finite.
+    Raises ValueError when `settings.out` holds another run or the card's memory is full, FloatingPointError when the
+    loss is not finite, OSError when the disk is full.
     """
     optimizer = torch.optim.AdamW(_groups(model.to(run.device), settings, head_factor))
-    state = _resume(settings.out / NAME, model, optimizer, fingerprint, run.device)
+    state = _resume(settings.out / NAME, model, optimizer, identity, run.device)
     ready, optimizer = run.prepare(torch.compile(model) if settings.compile else model, optimizer)
     parts = settings.accumulate
+    numbers = range(state.step * parts, settings.steps * parts)
     loader = DataLoader(
         batches,  # type: ignore[arg-type]  # a map-style data set by what it does
         batch_size=None,
-        sampler=range(state.step * parts, settings.steps * parts),
+        sampler=numbers,
         num_workers=settings.workers,
         pin_memory=run.device.type == "cuda",
     )
-    incoming = iter(loader)
+    incoming = (show(n, _moved(batch, run.device)) for n, batch in zip(numbers, loader, strict=True))
     saved = time.monotonic()
     with _bar(run, settings.steps) as advance, _board(run, settings.out, state.step) as board:
         advance(state.step, "")
@@ -94,7 +101,10 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * rate
             _train_mode(ready)
-            total = _update(ready, optimizer, incoming, loss, parts, run)
+            try:
+                total = _update(ready, optimizer, incoming, loss, parts, run)
+            except torch.OutOfMemoryError as error:
+                raise ValueError(f"the card's memory is full; try {REMEDY} ({str(error).splitlines()[0]})") from None
             if not math.isfinite(total):
                 raise FloatingPointError(
                     f"step {step}: the loss is {total}; lower learning-rate, or use --precision fp32, then start again"
@@ -108,18 +118,20 @@ def fit(
                 for name, value in watch().items():
                     board(name, value, state.step)
             if time.monotonic() - saved >= 60 * settings.checkpoint_minutes or state.step == settings.steps:
-                _save(settings.out / NAME, model, optimizer, state, fingerprint, run)
+                _save(settings.out / NAME, model, optimizer, state, identity, run)
                 saved = time.monotonic()
             advance(state.step, f"loss {total:.3f}")
     _load(model, state.average)
     model.eval()
 
 
-def _update(ready: nn.Module, optimizer: Any, incoming: Any, loss: Loss, parts: int, run: Accelerator) -> float:
+def _update(
+    ready: nn.Module, optimizer: Any, incoming: Iterator[Any], loss: Loss, parts: int, run: Accelerator
+) -> float:
     """One step over `parts` batches. Gives this process's mean loss."""
     total = 0.0
     for part in range(parts):
-        batch = {key: value.to(run.device, non_blocking=True) for key, value in next(incoming).items()}
+        batch = next(incoming)
         with run.no_sync(ready) if part < parts - 1 else nullcontext():
             with run.autocast():
                 found = loss(ready(**{k: v for k, v in batch.items() if k != "targets"}), batch) / parts
@@ -129,6 +141,10 @@ def _update(ready: nn.Module, optimizer: Any, incoming: Any, loss: Loss, parts: 
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total
+
+
+def _moved(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
 def learning(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -185,33 +201,45 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         p.copy_(weights[name])
 
 
-def _save(path: Path, model: nn.Module, optimizer: Any, state: State, fingerprint: str, run: Accelerator) -> None:
+def _save(
+    path: Path, model: nn.Module, optimizer: Any, state: State, identity: Mapping[str, str], run: Accelerator
+) -> None:
     """All or nothing: the file is either the last one or this one, whenever the machine stops."""
     if not run.is_main_process:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     kept = {
-        "fingerprint": fingerprint,
+        "identity": dict(identity),
         "step": state.step,
         "average": state.average,
         "weights": {name: p.detach() for name, p in learning(model).items()},
         "optimizer": optimizer.state_dict(),
     }
-    with draft.open("wb") as file:
-        torch.save(kept, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with draft.open("wb") as file:
+            torch.save(kept, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch tells a full disk as a RuntimeError
+        draft.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} cannot be written ({error}); {shutil.disk_usage(path.parent).free / 1e9:.1f} GB are free there. "
+            "Make room and start again: it goes on from the last whole checkpoint"
+        ) from error
     draft.replace(path)
 
 
-def _resume(path: Path, model: nn.Module, optimizer: Any, fingerprint: str, device: torch.device) -> State:
+def _resume(path: Path, model: nn.Module, optimizer: Any, identity: Mapping[str, str], device: torch.device) -> State:
     if not path.is_file():
         return State(0, {})
     kept = torch.load(path, map_location="cpu", weights_only=True)
-    if kept["fingerprint"] != fingerprint:
+    then = kept.get("identity", {})
+    changed = [f"{k} {then.get(k)} -> {v}" for k, v in identity.items() if then.get(k) != v]
+    if changed:
         raise ValueError(
-            f"{path} is of a run with other settings or other pictures; choose another --out, or remove that file"
+            f"{path} is of another run ({'; '.join(changed)}). Choose another --out, or ask for what was asked then, "
+            "or remove that file to start anew"
         )
     _load(model, kept["weights"])
     optimizer.load_state_dict(kept["optimizer"])

@@ -19,17 +19,43 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 from models.embedded.model import Calibration
 from models.trained import EVERY
 from models.training.export import OPSET, TOLERANCE
+from models.training.finetune import report, score
 from models.training.finetune.network import Network
+from models.training.finetune.settings import Settings
 
 LARGEST_PROTOBUF = 1_800_000_000  # bytes; beyond, weights lie beside the graph
 CHECKED = (1, 2, 5)  # batch sizes at which torch and onnxruntime are compared
 VERSION = "0.1.0"
 WEIGHTS = {".onnx", ".data", ".safetensors"}
+
+
+def finish(
+    settings: Settings, own: Mapping[str, Any], sources: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every training ends with: card and README of `<out>/model`, `<out>/results.json`, the report.
+
+    own: what the card says of this kind of training, description and start at least. sources: `data.described`.
+    measured: `score.figures`. Gives the card, which is what `results.json` holds.
+    """
+    folder = settings.out / "model"
+    card = {
+        "model_name": f"streetvision-{settings.name}",
+        **own,
+        "settings": settings.told,
+        "sources": sources,
+        "measured": measured,
+    }
+    write_card(folder, card)
+    write_readme(folder, card, score.markdown(measured))
+    (settings.out / "results.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    report.show(Console(), card, settings.out)
+    return card
 
 
 def write_onnx(network: Network, path: Path) -> float:

@@ -6,7 +6,6 @@ environment, so that two runs with the same settings file are the same run.
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import Field, FilePath, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 
 Part = TypeVar("Part", bound="Settings")
-MEASURED_ONLY = {"out", "workers", "processes", "checkpoint_minutes", "validate_every"}  # change no weight
+FREE = {"out", "workers", "processes", "checkpoint_minutes", "validate_every"}  # may change when a run is resumed
 
 
 class Settings(BaseSettings):
@@ -46,13 +45,20 @@ class Settings(BaseSettings):
     )
     most_rows: int = Field(20_000, ge=1, description="Pictures taken of each Parquet data set.")
 
+    pasted: float = Field(
+        0.4,
+        ge=0,
+        le=0.9,
+        description="Share of the road work that is a clear picture with cones, barriers, signs or machines pasted in: "
+        "those of <source>/objects/*, and drawn ones. 0: none.",
+    )
     steps: int = Field(1000, ge=1, description="Updates of the weights.")
     batch: int = Field(32, ge=1, description="Pictures an update, over all processes and parts.")
     accumulate: int = Field(1, ge=1, description="Parts a batch is computed in, to save memory.")
     learning_rate: float = Field(1e-4, gt=0, description="At its highest.")
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.05, ge=0, description="Of AdamW, on weights of more than one dimension.")
     checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them: less memory.")
-    seed: int = Field(72, ge=0)
+    seed: int = Field(72, ge=0, description="Equal seeds, settings and pictures give equal runs.")
 
     device: Literal["auto", "cpu"] = Field("auto", description="auto: every card that is visible, else the CPU.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 on a card, fp32 on the CPU.")
@@ -83,14 +89,15 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @property
-    def digest(self) -> str:
-        """Names the settings that decide what is learned, so that a run is never resumed with others."""
-        return hashlib.sha256(self.model_dump_json(exclude=MEASURED_ONLY).encode()).hexdigest()[:16]
+    def deciding(self) -> dict[str, str]:
+        """The settings that decide what is learned, so that a run is never resumed with others. Which pictures `data`
+        and `without` leave is told apart by their content."""
+        return {k: str(v) for k, v in self.model_dump(mode="json", exclude=FREE | {"data", "without"}).items()}
 
     @property
     def told(self) -> dict[str, Any]:
         """For the card: everything but where things lie on this machine."""
-        values = self.model_dump(mode="json", exclude=MEASURED_ONLY | {"data"})
+        values = self.model_dump(mode="json", exclude=FREE | {"data"})
         return {k: Path(v).name if isinstance(v, str) and Path(v).exists() else v for k, v in values.items()}
 
 

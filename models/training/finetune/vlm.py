@@ -8,7 +8,6 @@ vocabulary is trained, so the score stays what the engines read.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,8 @@ from models.embedded.model import Calibration
 from models.trained import EVERY
 from models.training.finetune import data, loop, package, score
 from models.training.finetune.answer import Answer, with_lora, yes_no_loss
-from models.training.finetune.batches import Batches, Shown
 from models.training.finetune.classify import measure
+from models.training.finetune.composer import course
 from models.training.finetune.settings import Vlm, parse
 from models.vlm.prompts import Prompt, prompt_of
 
@@ -50,17 +49,6 @@ class Asked:
         return dict(self._processor(text=[self._text] * len(images), images=images, return_tensors="pt"))
 
 
-class AskedBatches:
-    """`Batches` with the question put to each picture."""
-
-    def __init__(self, batches: Batches, asked: Asked) -> None:
-        self._batches, self._asked = batches, asked
-
-    def __getitem__(self, number: int) -> Mapping[str, Tensor]:
-        batch = self._batches[number]
-        return {**self._asked(list(batch["pixels"])), "targets": torch.from_numpy(batch["targets"])}
-
-
 def main(arguments: Sequence[str]) -> None:
     """Raises ValueError and ModelError that say what to do."""
     run(parse(Vlm, arguments))
@@ -75,23 +63,24 @@ def run(settings: Vlm) -> dict[str, Any]:
     prompt = prompt_of(settings.model)
     answer = Answer(model, *prompt.answer_tokens(processor.tokenizer))
     asked = Asked(processor, prompt)
-    shown = Shown(
-        pictures.pictures,
-        data.chances(pictures, pictures.rows(parts["train"])),
-        np.array([[p.label] for p in pictures.pictures], np.float32),
-        settings.batch // settings.accumulate,
-        settings.side,
-        settings.seed,
-    )
+    labels = np.array([[p.label] for p in pictures.pictures], np.float32)
+    batches, composer = course(pictures, parts, labels, settings.side, settings, device)
+
+    def show(number: int, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        views = composer(number, batch)
+        inputs = asked(list(views["pixels"].cpu().numpy()))
+        return {**{k: v.to(device.device) for k, v in inputs.items()}, "targets": views["targets"]}
+
     watched = pictures.of(pictures.rows(parts["calibrate"]))
     predict = predictor(answer, asked, device)
     loop.fit(
         answer,
-        AskedBatches(Batches(shown, device.process_index, device.num_processes), asked),
+        batches,
         yes_no_loss,
         settings,
         device,
-        fingerprint=f"{settings.digest} {pictures.digest}",
+        identity={**settings.deciding, "pictures": pictures.digest},
+        show=show,
         watch=lambda: score.glance(predict, watched, settings.side, settings.seed),
     )
     return _finish(answer, processor, predict, pictures, parts, settings) if device.is_main_process else {}
@@ -165,20 +154,8 @@ def _finish(
         processor.save_pretrained(folder / "merged")
         if entry:
             package.write_profile(folder, settings.name, _served(entry, folder, settings), 1000)
-    card = {
-        "model_name": f"streetvision-{settings.name}",
-        "description": f"LoRA of {start} on its answer to whether road work is visible in a street picture.",
-        "start": start,
-        "settings": settings.told,
-        "sources": data.described(pictures, dict(parts)),
-        "measured": found,
-    }
-    package.write_card(folder, card)
-    package.write_readme(folder, card, score.markdown(found))
-    (settings.out / "results.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    log.info("On sources never seen:\n\n%s", score.markdown(found))
-    log.info("The adapter is in %s; publish it: ./run_miner.sh publish --repo YOU/NAME --folder %s", folder, folder)
-    return card
+    said = f"LoRA of {start} on its answer to whether road work is visible in a street picture."
+    return package.finish(settings, {"description": said, "start": start}, data.described(pictures, parts), found)
 
 
 def _served(entry: Entry, folder: Path, settings: Vlm) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""The end of a training on a terminal of 80 columns: what was trained, what it is worth and where, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from models import metrics
+
+FILES = {
+    "model.onnx": "the network for any CPU, compared with torch",
+    "model.safetensors": "the same weights for torch",
+    "adapter_model.safetensors": "the LoRA matrices",
+    "merged": "the whole model with them",
+    "calibration.json": "from log-odds to probabilities",
+    "profile.toml": "what serves it",
+    "README.md": "these figures, and all others",
+    "reliability.png": "probability said and share that was road work",
+}
+LOOK: dict[str, Any] = {
+    "title_justify": "left",
+    "caption_justify": "left",
+    "box": box.SIMPLE_HEAD,
+    "padding": (0, 1, 0, 0),
+}
+MEASURES = {"mcc": "MCC", "auc": "AUC", "accuracy": "accuracy"}
+
+
+def show(console: Console, card: Mapping[str, Any], out: Path) -> None:
+    """Print it. card: what `package.finish` makes; out: the run's folder."""
+    folder, settings, measured = out / "model", card["settings"], card["measured"]
+    console.print(f"\n[bold]{card['model_name']}[/]: {card['description']}", highlight=False)
+    parts = {part: [s for s in card["sources"] if s["part"] == part] for part in ("train", "calibrate", "test")}
+    for part, sources in parts.items():
+        work, clear = (sum(s[label] for s in sources) for label in ("roadwork", "clear"))
+        names = ", ".join(s["source"] for s in sources)
+        console.print(f"  {part:9}  {work} road work, {clear} clear: {names}", highlight=False, markup=False)
+    shown = settings["steps"] * settings["batch"]
+    console.print(f"  {'shown':9}  {shown:,} pictures in {settings['steps']:,} steps\n", highlight=False)
+    console.print(_by_kind(measured), _by_source(measured))
+    console.print(f"Files in {folder}:", highlight=False, markup=False, soft_wrap=True)
+    for name, what in FILES.items():
+        if (folder / name).exists():
+            console.print(f"  {name:26} {what}", highlight=False)
+    console.print("\nNext:")
+    profile = folder / "profile.toml"
+    commands = [f"predict --profile {profile} PICTURE.jpg"] if profile.exists() else []
+    commands += [f"publish --repo YOU/NAME --folder {folder}"]
+    for command in commands:  # not wrapped, so that they can be copied
+        console.print(f"  ./run_miner.sh {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _by_kind(measured: Mapping[str, Any]) -> Table:
+    n = next(iter(measured.values()))["all"]["n"]
+    title = f"On {n} pictures of sources never seen, with 95 % intervals"
+    table = Table(title=title, **LOOK)
+    for name in ("picture", *MEASURES.values(), "ECE"):
+        table.add_column(name, no_wrap=True)
+    for kind, rows in measured.items():
+        row = rows["all"]
+        table.add_row(kind, *(metrics.told(row[name]) for name in MEASURES), f"{row['ece']['value']:.3f}")
+    return table
+
+
+def _by_source(measured: Mapping[str, Any]) -> Table:
+    """MCC only of sources with both labels."""
+    table = Table(title="By source", caption="below a source: how many of its pictures show road work", **LOOK)
+    table.add_column("source", overflow="fold", max_width=16)
+    table.add_column("", no_wrap=True)
+    for kind in measured:
+        table.add_column(kind, no_wrap=True)
+    kinds = list(measured.values())
+    for source, first in kinds[0]["sources"].items():
+        for name in ("accuracy", "mcc"):
+            cells = [kind["sources"][source][name] for kind in kinds]
+            if cells[0]["value"] is not None:
+                head = f"{source}\n{first['positives']} of {first['n']}" if name == "accuracy" else ""
+                table.add_row(head, MEASURES[name], *map(_cell, cells))
+    return table
+
+
+def _cell(measure: Mapping[str, float | None]) -> str:
+    """The value, and its interval on a line below."""
+    if measure["low"] is None:
+        return f"{measure['value']:.2f}"
+    return f"{measure['value']:.2f}\n{measure['low']:.2f}..{measure['high']:.2f}"
