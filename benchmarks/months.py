@@ -41,21 +41,15 @@ from cascade.replay import replay
 from cascade.resampling import resamples
 from cascade.trace import Record
 from cascade.verdict import Source, Stop, Verdict
-from miner.drift import Limits, Watch
-from miner.improve import (
-    STEPS,
-    Candidate,
-    Data,
-    ImproveError,
-    Judgement,
-    Versions,
-    assemble,
-    cross_fitted,
-    improve,
-    with_opinions,
-)
 from miner.journal import Journal, Keep
 from miner.journal_views import Example, Views
+from miner.learning.candidate import Candidate, with_opinions
+from miner.learning.drift import Limits, Watch
+from miner.learning.examples import Data, ImproveError, assemble
+from miner.learning.improve import improve
+from miner.learning.judging import Judgement
+from miner.learning.steps import STEPS, cross_fitted
+from miner.learning.versions import Versions
 from miner.review import mixed, ordered, suspicion
 from miner.service import Answered
 from models.base import Frame, Opinion

@@ -20,7 +20,8 @@ from cascade.engine import Engine
 from cascade.profile import Profile, ProfileError
 from miner.decode import PictureError, decode
 from miner.gpu import GB, NoCards, cards
-from miner.improve import HEAD, MEMORY, Versions
+from miner.learning.candidate import HEAD, MEMORY
+from miner.learning.versions import Versions
 from miner.profiles import load
 from miner.settings import Settings, UsageError
 from models.base import Frame, Model, ModelError, ModelUnavailable

@@ -99,7 +99,7 @@ class _Store:
 
 
 class Memory:
-    """A member that knows labelled pictures. What it knows is part of a version, as weights are (`miner.improve`): new
+    """A member that knows labelled pictures. What it knows is part of a version, as weights are (`miner.learning`): new
     labels reach it through the gate.
 
     embed: pictures to vectors (N, D), any scale. path: an .npz file written by `save`, read by `load`. bound: most

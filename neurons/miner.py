@@ -34,10 +34,10 @@ from miner.dashboard import Dashboard, Recent, loopback
 from miner.decode import decode
 from miner.gate import Gate, Rules
 from miner.health import Address, HealthServer, Readiness, health_app
-from miner.improve import Versions
 from miner.journal import Keep
 from miner.journal_schema import JournalError
-from miner.learning import Habits, Learning
+from miner.learning.serving import Habits, Learning
+from miner.learning.versions import Versions
 from miner.metagraph import Snapshot
 from miner.replay import Replay
 from miner.service import Decide, Observer, Service

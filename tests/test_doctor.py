@@ -22,7 +22,9 @@ from miner.chain import ChainAway, ChainUnreadable, Description
 from miner.commands.doctor import main
 from miner.doctor import CHECKS, ChainFacts, Finding, Outcome, World, examine
 from miner.gpu import Card, NoCards
-from miner.improve import Candidate, Judgement, Versions
+from miner.learning.candidate import Candidate
+from miner.learning.judging import Judgement
+from miner.learning.versions import Versions
 from miner.metagraph import Neuron, Snapshot
 from miner.settings import Settings, parse
 

@@ -16,22 +16,13 @@ from rich.console import Console
 
 from miner.assembly import embedder_name, profile_of
 from miner.commands.train import require_extra
-from miner.improve import (
-    MARGIN,
-    TRAIN,
-    Comparison,
-    ImproveError,
-    Judgement,
-    Versions,
-    assemble,
-    base_examples,
-    improve,
-    promote_staged,
-    shadow_comparison,
-)
 from miner.journal_schema import JournalError
 from miner.journal_views import Views, days_ago
-from miner.retrain import Retrain
+from miner.learning.examples import ImproveError, assemble, base_examples
+from miner.learning.improve import TRAIN, improve, promote_staged, shadow_comparison
+from miner.learning.judging import MARGIN, Comparison, Judgement
+from miner.learning.retrain import Retrain
+from miner.learning.versions import Versions
 from miner.settings import Settings, UsageError, parse
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from PIL import Image
 
 from miner.cli import main
 from miner.commands.improve import versions_of
-from miner.improve import Candidate, Comparison, Judgement
 from miner.journal import Keep
+from miner.learning.candidate import Candidate
+from miner.learning.judging import Comparison, Judgement
 from miner.settings import Settings
 from tests.journal.making import answered, journal, jpeg_of, sha, verdict
 from tests.journal.test_improve import OWN

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from cascade.calibration import sigmoids
 from cascade.deadline import Deadline
 from cascade.verdict import Source, Verdict
-from miner.drift import EVERY, WINDOW, Corrected, Limits, Martingale, Watch, prevalence, shifted
 from miner.journal import Keep
 from miner.journal_views import Views
+from miner.learning.drift import EVERY, WINDOW, Corrected, Limits, Martingale, Watch, prevalence, shifted
 from miner.stability import psi
 from models.base import Frame, Opinion
 from tests.journal.making import VERSION, answered, journal, verdict

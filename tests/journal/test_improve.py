@@ -18,28 +18,14 @@ from cascade.deadline import Deadline
 from cascade.profile import Member, Profile, SecondQuestion, Tier, load, shipped
 from cascade.trace import Record, write
 from cascade.verdict import Source, Verdict
-from miner.improve import (
-    HEAD,
-    MEMORY,
-    STEPS,
-    Candidate,
-    Comparison,
-    Data,
-    ImproveError,
-    Judgement,
-    Shadow,
-    Versions,
-    assemble,
-    base_examples,
-    compare,
-    cross_fitted,
-    improve,
-    judge,
-    promote_staged,
-    retrain_head,
-    to_toml,
-)
 from miner.journal_views import Example
+from miner.learning.candidate import HEAD, MEMORY, Candidate
+from miner.learning.examples import Data, ImproveError, assemble, base_examples
+from miner.learning.improve import improve, promote_staged
+from miner.learning.judging import Comparison, Judgement, compare, judge
+from miner.learning.shadow import Shadow
+from miner.learning.steps import STEPS, cross_fitted, retrain_head
+from miner.learning.versions import Versions, to_toml
 from miner.service import Decide
 from models.base import Frame, ModelUnavailable, Opinion
 from models.head import Weights

@@ -13,8 +13,10 @@ from starlette.applications import Starlette
 
 from cascade.deadline import Deadline
 from cascade.verdict import Verdict
-from miner.improve import Candidate, Comparison, Judgement, Versions
-from miner.learning import Habits, Learning, version_of
+from miner.learning.candidate import Candidate
+from miner.learning.judging import Comparison, Judgement
+from miner.learning.serving import Habits, Learning, version_of
+from miner.learning.versions import Versions
 from miner.service import Service
 from models.base import Frame, Opinion
 from tests.journal.making import frame_of, jpeg_of, verdict

@@ -13,22 +13,18 @@ from pathlib import Path
 import pytest
 
 from cascade.profile import Member, Profile, ProfileError, Tier
-from miner import retrain
 from miner.cli import main
 from miner.commands import train
-from miner.improve import (
-    Candidate,
-    Data,
-    ImproveError,
-    StepFailed,
-    Versions,
-    comparable,
-    cross_fitted,
-    improve,
-)
 from miner.journal import Keep
 from miner.journal_views import Views
-from miner.retrain import Retrain, with_network
+from miner.learning import retrain
+from miner.learning.candidate import Candidate
+from miner.learning.examples import Data, ImproveError
+from miner.learning.improve import StepFailed, improve
+from miner.learning.judging import comparable
+from miner.learning.retrain import Retrain, with_network
+from miner.learning.steps import cross_fitted
+from miner.learning.versions import Versions
 from miner.settings import Settings
 from models.base import Opinion
 from tests.journal.making import answered, journal, sha, verdict
@@ -129,7 +125,7 @@ def test_a_settings_file_that_is_wrong_trains_nothing(step: Retrain, versions: V
 
 
 def test_the_output_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="miner.retrain"):
+    with caplog.at_level(logging.INFO, logger="miner.learning.retrain"):
         retrain.run([sys.executable, "-c", "print('step 1'); print('step 2')"], 60)
     assert caplog.messages == ["train: step 1", "train: step 2"]
 

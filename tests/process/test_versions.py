@@ -19,7 +19,10 @@ import pytest
 from cascade.profile import load
 from miner.cli import ROOT
 from miner.commands.mock import free_ports, running_miner
-from miner.improve import Candidate, Judgement, Versions, rebuild_memory, retrain_head
+from miner.learning.candidate import Candidate
+from miner.learning.judging import Judgement
+from miner.learning.steps import rebuild_memory, retrain_head
+from miner.learning.versions import Versions
 from miner.settings import Settings
 from models.base import Frame
 from models.embedded.model import Embedded

@@ -16,8 +16,9 @@ from finetune_helpers import ROOT, drawn_street, street_folder
 from cascade.deadline import Deadline
 from miner.assembly import Parts, in_force, make_engine
 from miner.cli import main
-from miner.improve import TRAINED, Versions
 from miner.journal import Keep
+from miner.learning.candidate import TRAINED
+from miner.learning.versions import Versions
 from miner.service import Answered
 from miner.settings import Settings
 from models.base import Opinion

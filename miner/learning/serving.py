@@ -22,11 +22,12 @@ from pathlib import Path
 from starlette.routing import Route
 
 from cascade.profile import Profile, ProfileError
-from miner.drift import Alarm, Corrected, Limits, Watch
 from miner.duplicates import Duplicates, Repeats, finder
-from miner.improve import Shadow, Versions
 from miner.journal import JOURNAL_TIER, Counts, Journal, Keep
 from miner.journal_views import Views, days_ago
+from miner.learning.drift import Alarm, Corrected, Limits, Watch
+from miner.learning.shadow import Shadow
+from miner.learning.versions import Versions
 from miner.review import Guard, loopback_only, routes
 from miner.service import Answered, Decide
 from miner.stability import EmbeddingDrift

@@ -30,8 +30,11 @@ from typing import Any
 from cascade.deadline import Deadline
 from cascade.profile import Profile
 from miner.assembly import frame_of, running_engine
-from miner.improve import TRAINED, Candidate, Data, StepFailed, Versions, inline
 from miner.journal_views import Example, Views
+from miner.learning.candidate import TRAINED, Candidate
+from miner.learning.examples import Data
+from miner.learning.improve import StepFailed
+from miner.learning.versions import Versions, inline
 from miner.profiles import load
 from miner.settings import Settings, UsageError
 from models.base import ModelError

@@ -1,0 +1,98 @@
+"""The labelled pictures, each in one place: what a fit may learn from, the frozen gate set, the newest week.
+
+Gate set and week, and the calibrations and weights that are fitted, take representative pictures only: labels of the
+testnet, and of pictures drawn by lot. A reviewer's queue is full of pictures that the members got wrong; a fit that
+took them for the traffic would learn to distrust everybody, and in simulation did. Head and memory learn from all of
+them, and are part of the version that is judged: in simulation a memory that took labels past the gate made the miner
+worse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cascade.trace import Record, read_all, write
+from miner.journal_views import Example
+
+WEEK = 7 * 86400.0
+MOST_WEEKS = 4
+ENOUGH = 60  # pictures of each label from which one week is enough
+
+
+class ImproveError(ValueError):
+    """Nothing could be tried. The message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Labelled examples, each in one place: what a fit may learn from, the frozen gate set, the newest week."""
+
+    train: tuple[Example, ...]
+    gate: tuple[Example, ...]
+    week: tuple[Example, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the training pictures and labels."""
+        lines = sorted(f"{example.record.sha256} {example.label}" for example in self.train)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def base_examples(path: Path) -> list[Example]:
+    """The labelled lines of a trace (`calibrate --record` writes them) as examples of no date."""
+    with path.open(encoding="utf-8") as lines:
+        return [Example(record, 0.0, "base", "base") for record in read_all(lines) if record.label >= 0]
+
+
+def assemble(journal: Iterable[Example], base: Iterable[Example], gate_file: Path, share: float = 0.3) -> Data:
+    """Split what is labelled; the first call draws the gate set (a `share` of the groups) and writes it to `gate_file`.
+
+    The gate set is drawn from what was labelled before the newest week. Raises ImproveError without any label.
+    """
+    known = {example.record.sha256: example for example in [*base, *journal]}  # the journal's answer is the newer one
+    if not known:
+        raise ImproveError("no labelled picture: label some on the review page, or give --base a labelled trace")
+    honest = [example for example in known.values() if example.representative]
+    week = _newest(honest)
+    if not gate_file.is_file():
+        drawn = [e for e in honest if e.record.sha256 not in week and _in_gate(e.record, share)]
+        _write_lines(gate_file, (write(example.record) for example in drawn))
+    gate = base_examples(gate_file)
+    frozen = {example.record.sha256 for example in gate} | {example.record.group for example in gate} - {""}
+    free = [e for e in known.values() if not {e.record.sha256, e.record.group} & frozen]
+    return Data(
+        train=tuple(e for e in free if e.record.sha256 not in week),
+        gate=tuple(_with_embedding(e, known) for e in gate),
+        week=tuple(e for e in free if e.record.sha256 in week),
+    )
+
+
+def _newest(honest: Sequence[Example]) -> set[str]:
+    """Digests of the newest week's pictures; of up to four weeks, until both labels are there often enough."""
+    newest = max((example.at for example in honest), default=0.0)
+    found: list[Example] = []
+    for weeks in range(1, MOST_WEEKS + 1):
+        found = [example for example in honest if example.at > max(newest - weeks * WEEK, 0.0)]
+        roadwork = sum(example.label for example in found)
+        if min(roadwork, len(found) - roadwork) >= ENOUGH:
+            break
+    return {example.record.sha256 for example in found}
+
+
+def _in_gate(record: Record, share: float) -> bool:
+    digest = hashlib.sha256(f"gate {record.group or record.sha256}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def _with_embedding(example: Example, known: dict[str, Example]) -> Example:
+    fresh = known.get(example.record.sha256)
+    return replace(example, embedding=fresh.embedding) if fresh else example
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    draft = path.with_name(path.name + ".new")
+    draft.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    draft.replace(path)
