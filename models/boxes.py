@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 CLASSES = Path(__file__).with_name("roadwork_classes.toml")
 SHOWN = 0.3  # score from which a box is shown as evidence
+FAINT = 0.05  # below, only the best box of its label says anything
+MOST = 100  # boxes of one detector and picture, the best of each label beside them
 FLOOR = 1e-6  # probabilities are kept this far from 0 and 1
 
 
@@ -100,6 +102,17 @@ def merged(tables: Sequence[Classes]) -> Classes:
     for table in tables:
         weights |= {label: max(weight, weights.get(label, 0.0)) for label, weight in table.weights.items()}
     return Classes("+".join(sorted({table.name for table in tables})), min(table.leak for table in tables), weights)
+
+
+def strongest(rows: NDArray[np.float32], labels: Sequence[str]) -> list[Box]:
+    """Boxes of one picture that say something, best first: the best of each label, and the `MOST` best from `FAINT` on.
+
+    rows: (queries, 6), each score, index of its label, left, top, right, bottom in pixels.
+    """
+    rows = rows[np.argsort(-rows[:, 0], kind="stable")]
+    told = (np.arange(len(rows)) < MOST) & (rows[:, 0] >= FAINT)
+    told[np.unique(rows[:, 1], return_index=True)[1]] = True
+    return [Box.of(labels[int(label)], score, corners) for score, label, *corners in rows[told].tolist()]
 
 
 def best_scores(boxes: Sequence[Box]) -> dict[str, float]:

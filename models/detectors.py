@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models import boxes
 from models.base import BadWeights, Frame
@@ -31,29 +31,38 @@ class Detector(Detecting):
         self.model = self._pretrained(directory)
         self.pictures = import_module("models.pictures").Pictures(self.processor, self.device, self.dtype)
         self.forward = self._accelerated(self.model, self._found, self.pictures)
-        self._labels: dict[int, str] = self.model.config.id2label
-        self.table = known_classes(self.entry, list(self._labels.values()))
+        names: dict[int, str] = self.model.config.id2label
+        self._labels = [names[index] for index in range(len(names))]
+        self.table = known_classes(self.entry, self._labels)
+        self._weighing = np.array([label.lower() in self.table.weights for label in self._labels])
 
-    def _found(self, pixels: Any) -> tuple[Any, Any]:
-        """Logits (N, queries, labels) and boxes (N, queries, 4)."""
+    def _found(self, pixels: Any) -> Any:
+        """(N, queries, 6) float32: score, label, left, top, right, bottom (0..1). As the library's processors tell
+        them: the best pairs of a query and a label, as many as there are queries."""
+        import torch
+
         outputs = self.model(pixel_values=pixels)
-        return outputs.logits, outputs.pred_boxes
+        scores = outputs.logits.float().sigmoid()  # (N, queries, labels)
+        best, pairs = scores.flatten(1).topk(scores.shape[1])
+        query, label = pairs // scores.shape[2], pairs % scores.shape[2]
+        centre, size = outputs.pred_boxes.float().chunk(2, -1)
+        corners = torch.cat([centre - size / 2, centre + size / 2], -1)  # (N, queries, 4)
+        corners = corners.gather(1, query[..., None].expand(-1, -1, 4))
+        return torch.cat([best[..., None], label[..., None].float(), corners], -1)
 
     def detect(self, frames: Sequence[Frame]) -> list[list[Box]]:
-        """Boxes per frame, of labels that weigh something, at any score."""
-        logits, corners = (each.float() for each in self.forward(self.pictures(frames)))
-        outputs = SimpleNamespace(logits=logits, pred_boxes=corners)
-        found = self.processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes(frames))
-        return [
-            [
-                Box.of(self._labels[label], score, corners)
-                for score, label, corners in zip(
-                    each["scores"].tolist(), each["labels"].tolist(), each["boxes"].tolist(), strict=True
-                )
-                if self._labels[label].lower() in self.table.weights
-            ]
-            for each in found
-        ]
+        """Boxes per frame, of labels that weigh something, as `boxes.strongest` keeps them."""
+        found = scaled(self.forward(self.pictures(frames)), sizes(frames))
+        return [boxes.strongest(rows[self._weighing[rows[:, 1].astype(int)]], self._labels) for rows in found]
+
+
+def scaled(found: Any, sizes: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    """Rows (N, queries, 6) on the card, with corners from 0 to 1, to rows on the host, with corners in pixels.
+
+    sizes: (height, width) per picture, or of what its corners are shares of."""
+    rows: NDArray[np.float32] = found.cpu().numpy()  # one copy for the batch
+    rows[..., 2:] *= np.array([[[width, height, width, height]] for height, width in sizes], np.float32)
+    return rows
 
 
 class Yolo(Detecting):

@@ -98,6 +98,27 @@ def test_every_detector_of_the_catalog_names_a_table() -> None:
     assert named <= set(TABLES)
 
 
+# ---- what is kept of a detector's boxes ------------------------------------------------------------------------------
+
+
+def test_the_best_of_each_label_is_kept_and_of_the_others_the_strongest() -> None:
+    rng = np.random.default_rng(0)
+    count = 3 * boxes.MOST
+    scores = rng.permutation(np.linspace(0.06, 0.9, count)).astype(np.float32)
+    scores[-3:] = 0.04, 0.01, 0.03
+    labels = np.zeros(count, np.float32)
+    labels[-3:] = 1, 2, 1
+    rows = np.column_stack([scores, labels, rng.uniform(0, 100, (count, 4)).astype(np.float32)])
+    found = boxes.strongest(rows, ["cone", "barrier", "sign"])
+    order = np.sort(scores[:-3])[::-1]
+    assert [box.score for box in found] == [*order[: boxes.MOST].tolist(), scores[-3], scores[-2]]
+    assert [box.label for box in found[-2:]] == ["barrier", "sign"]
+    assert found[0].corners == tuple(rows[scores.argmax(), 2:].tolist())
+    whole = {label: scores[labels == index].max() for index, label in enumerate(("cone", "barrier", "sign"))}
+    assert boxes.best_scores(found) == pytest.approx(whole)
+    assert boxes.strongest(np.empty((0, 6), np.float32), ["cone"]) == []
+
+
 # ---- sizes -----------------------------------------------------------------------------------------------------------
 
 METRES = np.full((100, 200), 10.0, np.float32)
