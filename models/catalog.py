@@ -107,6 +107,11 @@ class Entry(_Part):
         return self.task == "visual question"
 
     @property
+    def scorer(self) -> bool:
+        """Whether a static forward answers the questions: it keeps their keys and values, and none of a request."""
+        return self.adapter.startswith("models.vlm.scorer:")
+
+    @property
     def isolated(self) -> bool:
         """Whether the model lives in the perception process, with others whose libraries can take a process down."""
         return self.library in IN_WORKER and not self.engine

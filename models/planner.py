@@ -30,6 +30,10 @@ PERCEPTION_EACH = 0.35  # activations and graphs of one detector or encoder
 ENGINE_WORK = 1.5  # graphs and activations of one engine
 KV_TOKENS = 16_384  # e.g. 64 requests of 256 tokens at once
 KV_UNKNOWN = 0.33  # MB per token, the largest known of the catalog, where an entry tells none
+SCORER_TOKENS = 4_096  # a scorer keeps no request, only its questions: 32 of 128 tokens
+SCORER_SHARE = (
+    0.1  # of its weights; with it the three that were measured are covered (docs/results/scorer-2026-11-24.md)
+)
 
 MARGIN = 0.94  # of a card's memory is planned with: the driver and other users have some of it
 
@@ -175,8 +179,9 @@ def _option(entry: Entry, precision: str, cards: int, results: Path) -> Option:
     if known is not None and cards == 1:
         return Option(precision, _rounded(known), 1, "measured")
     weights = dict(entry.memory_gb)[precision]  # type: ignore[index]
-    kv = KV_TOKENS * (entry.kv_mb_per_token or KV_UNKNOWN) / 1e3
-    return Option(precision, _rounded((weights + kv) / cards + ENGINE_WORK + CONTEXT), cards)
+    kv = (SCORER_TOKENS if entry.scorer else KV_TOKENS) * (entry.kv_mb_per_token or KV_UNKNOWN) / 1e3
+    more = SCORER_SHARE * weights if entry.scorer else 0.0
+    return Option(precision, _rounded((weights + kv) / cards + more + ENGINE_WORK + CONTEXT), cards)
 
 
 def _rounded(gb: float) -> float:

@@ -98,6 +98,13 @@ def test_a_measured_figure_replaces_the_computed_one_and_says_so(tmp_path: Path)
     assert (option.gb, option.source) == (21.4, "measured"), "the later measurement counts"
 
 
+@pytest.mark.parametrize(("key", "measured"), [("4b", 10.0 + 1.1), ("8b", 11.3), ("32b", 37.7 + 1.1)])
+def test_a_scorer_reserves_what_was_measured_and_no_cache_for_requests(key: str, measured: float) -> None:
+    """docs/results/scorer-2026-11-24.md: with one grid recorded, and what the other eight added to the 8B."""
+    gb = place([f"qwen3-vl-{key}-scorer"], [80], NO_RESULTS).placed[0].option.gb
+    assert measured <= gb + 0.05 <= measured + 0.6
+
+
 def test_a_member_that_asks_the_others_weighs_nothing() -> None:
     alone = place(["dfine-x", "llmdet-l"], [80], NO_RESULTS)
     together = place(["dfine-x", "llmdet-l", "detectors-together"], [80], NO_RESULTS)
