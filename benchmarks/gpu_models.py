@@ -1,270 +1,161 @@
 """Every tier-0, 1 and 2 model at its real size with random weights: load seconds, memory, ms at batch 1 and 32.
 
-    python benchmarks/gpu_models.py [--device cuda] [--only KEY ...] [--batches 1 32] [--save docs/results]
+    python benchmarks/gpu_models.py --save docs/results [--have TABLE.json ...] [--only ROW ...] [--budget 1500]
 
-Prints a table, and with --save writes `gpu-models-<card>-<date>.json`, which the planner reads, and the same as
-Markdown. Random weights cost what real ones do; nothing is downloaded and no figure here is an accuracy. Each model
-runs through its own adapter: a picture of 224 x 224 in, an Opinion out, preprocessing on the card included.
+Each row runs in a process of its own, with a limit, the most valuable rows first; the table is saved after each, so
+that a run that is cut keeps what it has. Rows that a table of the same card has already (`--have`) are left out.
+`--save` writes `gpu-models-<card>-<date>.json`, which the planner reads, and the same as Markdown; a file that is there
+keeps its other rows. No figure here is an accuracy (benchmarks/sizes.py). Each model runs through its own adapter: a
+picture of 224 x 224 in, an Opinion out, preprocessing included. "runs": graph where the recording worked, else eager.
 
-Left out, because their real configuration is not known here without their repository: rf-detr-l, deimv2-x.
+The rows that begin with "together" ask several models at the same moment, each on a stream of its own as in the worker:
+how much longer than the slowest of them alone?
+
+`--device cpu --tiny` checks the script, and measures nothing of use.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "adapters")]
+sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="yolo-"))
 os.environ.setdefault("YOLO_OFFLINE", "true")
 
-import tiny  # noqa: E402  (the tests' tokenizers, which need no vocabulary of the hub)
 import torch  # noqa: E402
 import transformers as tf  # noqa: E402
 
-from benchmarks.sizes import d_fine_x  # noqa: E402
+from benchmarks.sizes import REAL, tiny  # noqa: E402
 from models import catalog, foundation  # noqa: E402
-from models.base import Frame, ModelError  # noqa: E402
+from models.base import Frame  # noqa: E402
+from models.cuda_graphs import Graphs  # noqa: E402
 from models.torch_model import TorchModel  # noqa: E402
 
+TOGETHER = {
+    "together-encoders": ("dinov3-h-plus", "natix-roadwork", "c-radio-h"),
+    "together-detectors": ("dfine-x", "rt-detrv2-r50", "mm-grounding-dino-l", "sam3"),
+}
+ROWS = [*list(REAL)[:8], *TOGETHER, *list(REAL)[8:]]
 ROUNDS, WARM_UPS = 20, 2
 LONGEST_MS = 3000.0  # of one batch size
-Writer = Callable[[Path], None]
+LEAST_S = 15.0  # a row is not begun with less left
+
+Row = dict[str, Any]
 
 
-def saved(model: Any, directory: Path, *processors: Any) -> None:
-    model.to(torch.bfloat16).save_pretrained(directory)
-    for processor in processors:
-        processor.save_pretrained(directory)
+# ---- one row, in a process of its own --------------------------------------------------------------------------------
 
 
-def square(size: int) -> dict[str, int]:
-    return {"height": size, "width": size}
+class Bench:
+    """Models on one device, loaded from checkpoints that are written here."""
 
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.device, self.tiny = asked.device, asked.tiny
+        self.batches, self.rounds = asked.batches, 1 if asked.tiny else asked.rounds
+        self.on_card = asked.device != "cpu"
+        self.streams: dict[str, Any] = {}
 
-def vit(directory: Path) -> None:
-    labels = {0: "None", 1: "Roadwork"}
-    saved(tf.ViTForImageClassification(tf.ViTConfig(id2label=labels)), directory, tf.ViTImageProcessor())
+    def row(self, name: str) -> Row:
+        with tempfile.TemporaryDirectory() as directory:
+            if name in TOGETHER:
+                return self.together([self.loaded(key, Path(directory) / key) for key in TOGETHER[name]])
+            return self.alone(name, Path(directory) / name)
 
-
-def dinov3(width: int, layers: int, heads: int, inner: int, gated: bool = False) -> Writer:
-    def write(directory: Path) -> None:
-        config = tf.DINOv3ViTConfig(
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=inner,
-            use_gated_mlp=gated,
-            hidden_act="silu" if gated else "gelu",
-            num_register_tokens=4,
-            image_size=224,
-            patch_size=16,
-        )
-        saved(tf.DINOv3ViTModel(config), directory, tf.DINOv3ViTImageProcessor(size=square(224)))
-
-    return write
-
-
-SO400M = {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16, "intermediate_size": 4304}
-
-
-def siglip_vision(directory: Path) -> None:
-    config = tf.SiglipVisionConfig(**SO400M, image_size=384, patch_size=14)
-    saved(tf.SiglipVisionModel(config), directory, tf.SiglipImageProcessor(size=square(384)))
-
-
-def siglip(directory: Path) -> None:
-    config = tf.SiglipConfig(
-        text_config={**SO400M, "vocab_size": 256_000, "max_position_embeddings": 64},
-        vision_config={**SO400M, "image_size": 384, "patch_size": 14},
-    )
-    words = tiny.tokenizer(directory, 64, eos_token="[SEP]")
-    pictures = tf.SiglipImageProcessor(size=square(384))
-    saved(tf.SiglipModel(config), directory, tf.SiglipProcessor(pictures, words))
-
-
-def clip(directory: Path) -> None:
-    words = tiny.tokenizer(directory, 77, eos_token="[SEP]", bos_token="[CLS]")
-    config = tf.CLIPConfig(
-        text_config={
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_attention_heads": 12,
-            "eos_token_id": words.eos_token_id,
-        },
-        vision_config={
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 336,
-            "patch_size": 14,
-        },
-        projection_dim=768,
-    )
-    pictures = tf.CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=square(336))
-    saved(tf.CLIPModel(config), directory, tf.CLIPProcessor(pictures, words))
-
-
-def radio(directory: Path) -> None:
-    config = tf.RadioConfig(hidden_size=1280, num_hidden_layers=32, num_attention_heads=16, intermediate_size=5120)
-    pictures = tf.CLIPImageProcessor(size=square(224), do_center_crop=False, do_normalize=False)
-    saved(tf.RadioModel(config), directory, pictures)
-
-
-def rt_detr_v2(directory: Path) -> None:
-    config = tf.RTDetrV2Config(**tiny.labelled(tiny.COCO))
-    saved(tf.RTDetrV2ForObjectDetection(config), directory, tf.RTDetrImageProcessor(size=square(640)))
-
-
-def d_fine(directory: Path) -> None:
-    config = d_fine_x(**tiny.labelled(tiny.OBJECTS365))
-    saved(tf.DFineForObjectDetection(config), directory, tf.RTDetrImageProcessor(size=square(640)))
-
-
-def grounding(config_class: Any, model_class: Any, width: int, heads: list[int]) -> Writer:
-    def write(directory: Path) -> None:
-        backbone = tf.SwinConfig(
-            image_size=384,
-            embed_dim=width,
-            depths=[2, 2, 18, 2],
-            num_heads=heads,
-            window_size=12,
-            out_features=["stage2", "stage3", "stage4"],
-        )
-        config = config_class(backbone_config=backbone, text_config=tf.BertConfig())
-        words = tiny.tokenizer(directory, 256)
-        saved(model_class(config), directory, tf.GroundingDinoProcessor(tf.GroundingDinoImageProcessor(), words))
-
-    return write
-
-
-def owlv2(directory: Path) -> None:
-    words = tiny.tokenizer(directory, 16, eos_token="[SEP]", bos_token="[CLS]")
-    config = tf.Owlv2Config(
-        text_config={
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "eos_token_id": words.eos_token_id,
-        },
-        vision_config={
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 1008,
-            "patch_size": 14,
-        },
-        projection_dim=768,
-    )
-    pictures = tf.Owlv2ImageProcessor(size=square(1008))
-    saved(tf.Owlv2ForObjectDetection(config), directory, tf.Owlv2Processor(pictures, words))
-
-
-def sam3(directory: Path) -> None:
-    words = tiny.tokenizer(directory, 32, eos_token="[SEP]", bos_token="[CLS]")
-    saved(tf.Sam3Model(tf.Sam3Config()), directory, tf.Sam3Processor(tf.Sam3ImageProcessor(), words))
-
-
-def depth_anything(width: int, heads: int, layers: int, taken: list[int], neck: list[int], fusion: int) -> Writer:
-    def write(directory: Path) -> None:
-        backbone = tf.Dinov2Config(
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            image_size=518,
-            patch_size=14,
-            out_indices=taken,
-            reshape_hidden_states=False,
-        )
-        config = tf.DepthAnythingConfig(
-            backbone_config=backbone,
-            reassemble_hidden_size=width,
-            neck_hidden_sizes=neck,
-            fusion_hidden_size=fusion,
-            depth_estimation_type="metric",
-            max_depth=80,
-        )
-        pictures = tf.DPTImageProcessor(size=square(518), keep_aspect_ratio=True, ensure_multiple_of=14)
-        saved(tf.DepthAnythingForDepthEstimation(config), directory, pictures)
-
-    return write
-
-
-def yolo(name: str) -> Writer:
-    def write(directory: Path) -> None:
-        from ultralytics import YOLO
-
-        YOLO(f"{name}.yaml", task="detect").save(directory / f"{name}.pt")
-
-    return write
-
-
-REAL: dict[str, Writer] = {
-    "natix-roadwork": vit,
-    "dinov3-s": dinov3(384, 12, 6, 1536),
-    "dinov3-b": dinov3(768, 12, 12, 3072),
-    "dinov3-l": dinov3(1024, 24, 16, 4096),
-    "dinov3-h-plus": dinov3(1280, 32, 20, 5120, gated=True),
-    "siglip2-head": siglip_vision,
-    "c-radio-h": radio,
-    "rt-detrv2-r50": rt_detr_v2,
-    "dfine-x": d_fine,
-    "yolo26-x": yolo("yolo26x"),
-    "yolo11-x": yolo("yolo11x"),
-    "grounding-dino-b": grounding(tf.GroundingDinoConfig, tf.GroundingDinoForObjectDetection, 128, [4, 8, 16, 32]),
-    "mm-grounding-dino-l": grounding(
-        tf.MMGroundingDinoConfig, tf.MMGroundingDinoForObjectDetection, 192, [6, 12, 24, 48]
-    ),
-    "owlv2-l": owlv2,
-    "sam3": sam3,
-    "siglip2-roadwork": siglip,
-    "clip-roadwork": clip,
-    "depth-anything-v2-s": depth_anything(384, 6, 12, [3, 6, 9, 12], [48, 96, 192, 384], 64),
-    "depth-anything-v2-l": depth_anything(1024, 16, 24, [5, 12, 18, 24], [256, 512, 1024, 1024], 256),
-}
-
-
-def measured(key: str, device: str, batches: list[int], rounds: int) -> dict[str, Any]:
-    """One row of the table."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        REAL[key](directory)
-        model = catalog.make(catalog.find(key))
-        assert isinstance(model, TorchModel)
-        model._directory = directory
-        if isinstance(model, foundation.Foundation):
-            model.heads_file = random_head(directory, model.entry.repository)
-        before = reserved(device)
+    def alone(self, key: str, directory: Path) -> Row:
         started = time.perf_counter()
-        model.load(device)
-        row: dict[str, Any] = {"key": key, "precision": "bf16" if device != "cpu" else "fp32"}
-        row["load_s"] = round(time.perf_counter() - started, 2)
-        for batch in batches:
-            row[f"ms_{batch}"] = round(milliseconds(model, batch, device, rounds), 2)
-        row["reserved_gb"] = round((peak(device) - before) / 1e9, 2) if device != "cpu" else None
-        model.close()
-    del model
-    gc.collect()
-    if device != "cpu":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    return row
+        model = self.loaded(key, directory)
+        forward = getattr(
+            getattr(model, "encoder", model), "_forward" if hasattr(model, "encoder") else "forward", None
+        )
+        row: Row = {
+            "precision": "bf16" if self.on_card else "fp32",
+            "runs": "graph" if isinstance(forward, Graphs) else "eager",
+            "load_s": round(time.perf_counter() - started - self.written, 2),
+        }
+        for batch in self.batches:
+            row[f"ms_{batch}"] = round(self.milliseconds(model.assess, batch), 2)
+        row["reserved_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 2) if self.on_card else None
+        return row
+
+    def together(self, models: Sequence[TorchModel]) -> Row:
+        alone = {model.entry.key: self.milliseconds(partial(self.ask, [model]), 1) for model in models}
+        spent = self.milliseconds(partial(self.ask, models), 1)
+        return {
+            "alone_ms": {key: round(value, 2) for key, value in alone.items()},
+            "ms_1": round(spent, 2),
+            "factor_of_slowest": round(spent / max(alone.values()), 2),
+            "factor_of_sum": round(spent / sum(alone.values()), 2),
+        }
+
+    def loaded(self, key: str, directory: Path) -> TorchModel:
+        started = time.perf_counter()
+        directory.mkdir()
+        entry = catalog.find(key)
+        if self.tiny:
+            tiny.write(entry.class_name, directory)
+            for path in directory.glob("yolo26x.pt"):
+                path.rename(directory / entry.file)
+        else:
+            REAL[key](directory)
+        model = catalog.make(entry, directory)
+        assert isinstance(model, TorchModel)
+        if isinstance(model, foundation.Foundation):
+            model.heads_file = random_head(directory, entry.repository)
+        self.written = time.perf_counter() - started
+        model.load(self.device)
+        self.streams[key] = torch.cuda.Stream() if self.on_card else None
+        return model
+
+    def ask(self, models: Sequence[TorchModel], frames: Sequence[Frame]) -> None:
+        """All of them at once, each in a thread and on a stream of its own. Raises what one of them raises."""
+        failed: list[BaseException] = []
+
+        def work(model: TorchModel) -> None:
+            try:
+                stream = self.streams[model.entry.key]
+                with torch.cuda.stream(stream) if stream else nullcontext():
+                    model.assess(frames)
+            except Exception as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=work, args=[model]) for model in models]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+
+    def milliseconds(self, ask: Callable[[Sequence[Frame]], Any], batch: int) -> float:
+        """Median over fresh pictures (a picture seen before costs an encoder nothing); of slow models, over fewer."""
+        rng = np.random.default_rng(batch)
+        spent: list[float] = []
+        while len(spent) < self.rounds + WARM_UPS and (len(spent) < WARM_UPS + 3 or sum(spent) < LONGEST_MS):
+            frames = [Frame.of(rng.integers(0, 255, (224, 224, 3), np.uint8)) for _ in range(batch)]
+            started = time.perf_counter()
+            ask(frames)
+            if self.on_card:
+                torch.cuda.synchronize()
+            spent.append((time.perf_counter() - started) * 1e3)
+        return statistics.median(spent[WARM_UPS:])
 
 
 def random_head(directory: Path, encoder: str) -> Path:
@@ -273,32 +164,43 @@ def random_head(directory: Path, encoder: str) -> Path:
     if config["model_type"] == "radio":
         width *= len(tf.RadioConfig(**{k: v for k, v in config.items() if k == "summary_idxs"}).summary_idxs)
     path = directory / "head.safetensors"
-    foundation.Heads(("roadwork",), np.ones((1, width), np.float32) / width, np.zeros(1, np.float32), encoder).save(
-        path
-    )
+    heads = foundation.Heads(("roadwork",), np.ones((1, width), np.float32) / width, np.zeros(1, np.float32), encoder)
+    heads.save(path)
     return path
 
 
-def milliseconds(model: TorchModel, batch: int, device: str, rounds: int) -> float:
-    """Median over fresh pictures (a picture seen before costs an encoder nothing); of a slow model, over fewer."""
-    rng = np.random.default_rng(batch)
-    spent: list[float] = []
-    while len(spent) < rounds + WARM_UPS and (len(spent) < WARM_UPS + 3 or sum(spent) < LONGEST_MS):
-        frames = [Frame.of(rng.integers(0, 255, (224, 224, 3), np.uint8)) for _ in range(batch)]
-        started = time.perf_counter()
-        model.assess(frames)
-        if device != "cpu":
-            torch.cuda.synchronize()
-        spent.append((time.perf_counter() - started) * 1e3)
-    return statistics.median(spent[WARM_UPS:])
+# ---- all of them -----------------------------------------------------------------------------------------------------
 
 
-def reserved(device: str) -> int:
-    return torch.cuda.memory_reserved() if device != "cpu" else 0
+def in_its_own_process(name: str, arguments: Sequence[str], seconds: float) -> Row:
+    """The row, or why there is none. Its process, and what that started, is gone afterwards."""
+    command = [sys.executable, __file__, *arguments, "--row", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+        try:
+            said, _ = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return {"key": name, "error": f"took longer than {seconds:.0f} s"}
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+    lines = [line for line in said.splitlines() if line.startswith("{")]
+    return json.loads(lines[-1]) if lines else {"key": name, "error": f"ended with {child.returncode} and said nothing"}
 
 
-def peak(device: str) -> int:
-    return torch.cuda.max_memory_reserved() if device != "cpu" else 0
+def answered(name: str, asked: argparse.Namespace) -> Row:
+    """The same, here."""
+    try:
+        return {"key": name, **Bench(asked).row(name)}
+    except Exception as error:  # every failure is a finding
+        return {"key": name, "error": f"{type(error).__name__}: {str(error).strip()[:300]}"}
+
+
+def known(paths: Sequence[Path], device: str) -> set[str]:
+    """Rows that these tables of the same card have, without an error."""
+    tables = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return {
+        row["key"] for table in tables if table["device"] == device for row in table["models"] if "error" not in row
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -317,43 +219,65 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def save(result: dict[str, Any], directory: Path) -> None:
+    """Write the table, beside what a table of the same card and day has."""
     directory.mkdir(parents=True, exist_ok=True)
     stem = directory / f"gpu-models-{result['device'].lower().replace(' ', '-')}-{result['date']}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(markdown(result))
+    path = stem.with_suffix(".json")
+    before = json.loads(path.read_text(encoding="utf-8"))["models"] if path.is_file() else []
+    rows = {row["key"]: row for row in before}
+    rows |= {row["key"]: row for row in result["models"] if "error" not in row or row["key"] not in rows}
+    whole = {**result, "models": list(rows.values())}
+    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    stem.with_suffix(".md").write_text(markdown(whole), encoding="utf-8")
+
+
+def arguments() -> argparse.Namespace:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--device", default="cuda")
+    options.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, metavar="ROW")
+    options.add_argument("--have", nargs="+", type=Path, default=[], help="tables whose rows are not measured again")
+    options.add_argument("--batches", nargs="+", type=int, default=[1, 32])
+    options.add_argument("--rounds", type=int, default=ROUNDS)
+    options.add_argument("--limit", type=float, default=90.0, help="seconds of one row, imports included")
+    options.add_argument("--budget", type=float, default=1500.0, help="seconds, after which no row is begun")
+    options.add_argument("--save", type=Path)
+    options.add_argument("--tiny", action="store_true", help="tiny models instead of real sizes")
+    options.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    return options.parse_args()
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--device", default="cuda")
-    options.add_argument("--only", nargs="+", choices=REAL, default=list(REAL))
-    options.add_argument("--batches", nargs="+", type=int, default=[1, 32])
-    options.add_argument("--rounds", type=int, default=ROUNDS)
-    options.add_argument("--save", type=Path)
-    asked = options.parse_args()
+    asked, started = arguments(), time.perf_counter()
     if asked.device != "cpu" and not torch.cuda.is_available():
-        print("no card here; --device cpu checks that the script runs, and measures nothing of use", file=sys.stderr)
+        print("no card here; --device cpu --tiny checks that the script runs", file=sys.stderr)
         return 2
+    if asked.row:
+        print(json.dumps(answered(asked.row, asked)), flush=True)
+        return 0
     card = "cpu" if asked.device == "cpu" else torch.cuda.get_device_name()
-    result: dict[str, Any] = {
+    rows: list[Row] = []
+    for name in [name for name in asked.only if name not in known(asked.have, card)]:
+        left = asked.budget - (time.perf_counter() - started)
+        if left < LEAST_S:
+            rows.append({"key": name, "error": "not begun: the budget is used up"})
+            continue
+        rows.append(in_its_own_process(name, sys.argv[1:], min(asked.limit, left)))
+        print(json.dumps(rows[-1]), flush=True)
+        if asked.save:
+            save(table(card, rows), asked.save)
+    print(markdown(table(card, rows)))
+    return 1 if any("error" in row for row in rows) else 0
+
+
+def table(card: str, rows: Sequence[Row]) -> dict[str, Any]:
+    return {
         "device": card,
         "date": date.today().isoformat(),
         "command": " ".join(["python", "benchmarks/gpu_models.py", *sys.argv[1:]]),
         "torch": torch.__version__,
         "transformers": tf.__version__,
-        "models": [],
+        "models": list(rows),
     }
-    for key in asked.only:
-        try:
-            row = measured(key, asked.device, asked.batches, asked.rounds)
-        except (ModelError, RuntimeError, ValueError) as error:
-            row = {"key": key, "error": f"{type(error).__name__}: {str(error)[:200]}"}
-        result["models"].append(row)
-        print(json.dumps(row), flush=True)
-        if asked.save:
-            save(result, asked.save)  # after each row: a run that is cut short keeps what it has
-    print(markdown(result))
-    return 1 if any("error" in row for row in result["models"]) else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.two_cards --devices cuda:0 cuda:1 --out DIR [--model siglip2-roadwork] [--batch 32]
 
-The model has its real size and random weights (`benchmarks/gpu_models.py`), or comes from --directory; each replica
+The model has its real size and random weights (`benchmarks/sizes.py`), or comes from --directory; each replica
 lives in a worker process of its own, as in the miner. Callers ask again as soon as they are answered. At the end the
 first worker is killed under that load: how many requests went without an opinion, and when it was back.
 Prints a table, writes DIR/two_cards.json. `--devices cpu cpu` checks that the script runs, and measures nothing of use.
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_models import REAL
+from benchmarks.sizes import REAL
 from cascade.deadline import Deadline
 from cascade.engine import Engine
 from cascade.profile import Batching, Member, Profile, Tier
