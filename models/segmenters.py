@@ -70,6 +70,10 @@ class Sam3(TorchModel):
 
     recorded = (1, 2, 4)  # at 1008 pixels and ten phrases a larger batch fills the card no better
 
+    def __init__(self, *known: Any) -> None:
+        super().__init__(*known)
+        self._kept: OrderedDict[str, Seen] = OrderedDict()
+
     def _load(self, directory: Path) -> None:
         import torch
 
@@ -78,7 +82,6 @@ class Sam3(TorchModel):
         own = boxes.classes(self.entry.classes)
         others = boxes.merged(boxes.all_classes())  # a detector may point with a label of any table
         self._classes = replace(own, weights={**others.weights, **own.weights})
-        self._kept: OrderedDict[str, Seen] = OrderedDict()
         self.pictures = import_module("models.pictures").Pictures(
             self.processor.image_processor, self.device, self.dtype
         )
