@@ -1,4 +1,4 @@
-"""Every tier-0, 1 and 2 model at its real size with random weights: load seconds, memory, ms at batch 1 and 32.
+"""Every tier-0, 1 and 2 model at its real size with random weights: load seconds, ms and memory by batch.
 
     python benchmarks/gpu_models.py --save docs/results [--have TABLE.json ...] [--only ROW ...] [--budget 1500]
 
@@ -7,6 +7,7 @@ that a run that is cut keeps what it has. Rows that a table of the same card has
 `--save` writes `gpu-models-<card>-<date>.json`, which the planner reads, and the same as Markdown; a file that is there
 keeps its other rows. No figure here is an accuracy (benchmarks/sizes.py). Each model runs through its own adapter: a
 picture of 224 x 224 in, an Opinion out, preprocessing included. "runs": graph where the recording worked, else eager.
+"reserved_gb" is what the planner reserves: the memory at the largest batch that a profile asks.
 
 The rows that begin with "together" ask several models at the same moment, each on a stream of its own as in the worker:
 how much longer than the slowest of them alone?
@@ -44,6 +45,7 @@ import torch  # noqa: E402
 import transformers as tf  # noqa: E402
 
 from benchmarks.sizes import REAL, tiny  # noqa: E402
+from cascade import profile  # noqa: E402
 from models import catalog, foundation  # noqa: E402
 from models.base import Frame  # noqa: E402
 from models.cuda_graphs import Graphs  # noqa: E402
@@ -90,9 +92,12 @@ class Bench:
             "runs": "graph" if isinstance(forward, Graphs) else "eager",
             "load_s": round(time.perf_counter() - started - self.written, 2),
         }
-        for batch in self.batches:
+        for batch in sorted(self.batches):
             row[f"ms_{batch}"] = round(self.milliseconds(model.assess, batch), 2)
-        row["reserved_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 2) if self.on_card else None
+            if self.on_card:
+                row[f"gb_{batch}"] = round(torch.cuda.max_memory_reserved() / 1e9, 2)
+                if batch <= served(key) or "reserved_gb" not in row:
+                    row["reserved_gb"] = row[f"gb_{batch}"]
         return row
 
     def together(self, models: Sequence[TorchModel]) -> Row:
@@ -156,6 +161,12 @@ class Bench:
                 torch.cuda.synchronize()
             spent.append((time.perf_counter() - started) * 1e3)
         return statistics.median(spent[WARM_UPS:])
+
+
+def served(key: str) -> int:
+    """The most pictures that a profile asks this model about at once."""
+    members = [member for name in profile.shipped() for member in profile.load(name).members if member.model == key]
+    return max((member.batching.max_size for member in members), default=16)
 
 
 def random_head(directory: Path, encoder: str) -> Path:
@@ -236,7 +247,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--device", default="cuda")
     options.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, metavar="ROW")
     options.add_argument("--have", nargs="+", type=Path, default=[], help="tables whose rows are not measured again")
-    options.add_argument("--batches", nargs="+", type=int, default=[1, 32])
+    options.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16, 32])
     options.add_argument("--rounds", type=int, default=ROUNDS)
     options.add_argument("--limit", type=float, default=90.0, help="seconds of one row, imports included")
     options.add_argument("--budget", type=float, default=1500.0, help="seconds, after which no row is begun")

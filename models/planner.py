@@ -48,7 +48,7 @@ class DoesNotFit(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to run a job. gb: reserved on each of `cards` cards. source: "measured" or "computed"."""
+    """One way to run a job. gb: reserved on each of `cards` cards. source: "measured", "computed", or in part each."""
 
     precision: str
     gb: float
@@ -149,14 +149,19 @@ def what_fits(keys: Sequence[str], capacity: Sequence[float], results: Path = RE
 
 
 def _perception(entries: Sequence[Entry], results: Path) -> Job:
-    weighing = [entry for entry in entries if entry.memory_gb]  # one that asks the others weighs nothing
-    known = [measured(results).get((entry.key, "bf16")) for entry in weighing]
-    each = [
-        gb if gb is not None else _smallest(entry) + PERCEPTION_EACH for gb, entry in zip(known, weighing, strict=True)
-    ]
-    source = "measured" if all(gb is not None for gb in known) else "computed"
-    option = Option("bf16", _rounded(CONTEXT + PERCEPTION_WORK + sum(each)), 1, source)
-    return Job(PERCEPTION, tuple(entry.key for entry in entries), (option,))
+    each = [member(entry, results) for entry in entries]
+    sources = {option.source for option in each if option.gb}
+    source = "in part measured" if len(sources) > 1 else next(iter(sources), "computed")
+    gb = CONTEXT + PERCEPTION_WORK + sum(option.gb for option in each)
+    return Job(PERCEPTION, tuple(entry.key for entry in entries), (Option("bf16", _rounded(gb), 1, source),))
+
+
+def member(entry: Entry, results: Path = RESULTS) -> Option:
+    """What one model adds to the perception process; one that only asks the others adds nothing."""
+    known = measured(results).get((entry.key, "bf16"))
+    if known is not None:
+        return Option("bf16", known, 1, "measured")
+    return Option("bf16", round(_smallest(entry) + PERCEPTION_EACH, 2) if entry.memory_gb else 0.0)
 
 
 def _smallest(entry: Entry) -> float:
@@ -179,9 +184,13 @@ def _option(entry: Entry, precision: str, cards: int, results: Path) -> Option:
     if known is not None and cards == 1:
         return Option(precision, _rounded(known), 1, "measured")
     weights = dict(entry.memory_gb)[precision]  # type: ignore[index]
-    kv = (SCORER_TOKENS if entry.scorer else KV_TOKENS) * (entry.kv_mb_per_token or KV_UNKNOWN) / 1e3
     more = SCORER_SHARE * weights if entry.scorer else 0.0
-    return Option(precision, _rounded((weights + kv) / cards + more + ENGINE_WORK + CONTEXT), cards)
+    return Option(precision, _rounded((weights + cache_gb(entry)) / cards + more + ENGINE_WORK + CONTEXT), cards)
+
+
+def cache_gb(entry: Entry) -> float:
+    """GB of keys and values that an engine, or a scorer, keeps."""
+    return (SCORER_TOKENS if entry.scorer else KV_TOKENS) * (entry.kv_mb_per_token or KV_UNKNOWN) / 1e3
 
 
 def _rounded(gb: float) -> float:

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from miner.settings import UsageError, parse
 from models import catalog
 from models.catalog import Entry, Row
 
-NEWER = "newer than the plan"
+NARROW = 100  # columns, below which the list leaves licences to `models show`
 LEVELS = ("foundation", "detection", "zero-shot, depth, time", "fast VLMs", "power", "precision", "consensus")
 
 
 class Models(BaseSettings):
-    """List the models of the plan and the newer ones, or show one."""
+    """List the models of the plan and others that can be loaded, or show one."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -116,8 +117,7 @@ def _model_table(entries: Iterable[Entry]) -> list[str]:
                 f"`{entry.key}`",
                 entry.title,
                 _library(entry),
-                entry.repository
-                and f"`{entry.repository}`" + (f" @ `{entry.revision[:12]}`" if entry.revision else ""),
+                _repository(entry),
                 _licence(entry),
                 _sizes(entry),
                 entry.input_size or "",
@@ -134,19 +134,23 @@ def _list(asked: Models) -> None:
     if asked.json_:
         sys.stdout.write(json.dumps([facts(entry) for entry in entries], indent=1) + "\n")
         return
+    console = Console()
+    wide = console.width >= NARROW
     table = Table(
-        title=f"{len(entries)} models; models show NAME tells more",
+        title=f"{len(entries)} models; models show NAME tells more"
+        + ("" if wide else "; licences from 100 columns on"),
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1),
         pad_edge=False,
     )
-    for name in ("", "key", "plan's name", "licence", "GB", "runs"):
-        table.add_column(name, overflow="fold", no_wrap=name == "key")
-    for entry in entries:
-        names = ", ".join(row.name for row in catalog.rows_for(entry.key)) or "(newer)"
-        table.add_row(str(entry.level), entry.key, names, _licence(entry), _size(entry), _runs(entry))
-    Console().print(table)
+    for name in ("", "key", "plan's name", *(["licence"] if wide else []), "GB", "runs"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("key", "GB", "runs"))
+    for entry in sorted(entries, key=lambda entry: entry.level):
+        names = ", ".join(row.name for row in catalog.rows_for(entry.key))
+        licence = [_licence(entry)] if wide else []
+        table.add_row(str(entry.level), entry.key, names, *licence, _size(entry), _runs(entry))
+    console.print(table)
     if asked.level is None and asked.licence is None and asked.fits is None and not asked.runnable:
         _print_unmodelled()
 
@@ -169,35 +173,64 @@ def _print_unmodelled() -> None:
 
 def _show(name: str, as_json: bool) -> None:
     row = next((row for row in catalog.plan().row if row.name.lower() == name.lower()), None)
-    key = row.model if row else name
     if row and not row.model:
-        _print_facts(row.name, row.model_dump(mode="json"), as_json)
+        _print(row.name, row.model_dump(mode="json"), _row_facts(row), as_json)
         return
+    key = row.model if row else name
     if key not in catalog.entries():
         raise UsageError(f"no model {name!r}; known: {', '.join(catalog.entries())}; or a name of the plan")
     entry = catalog.entries()[key]
-    _print_facts(entry.title, facts(entry), as_json)
+    _print(entry.title, facts(entry), _entry_facts(entry), as_json)
 
 
-def _print_facts(title: str, data: dict[str, Any], as_json: bool) -> None:
+def _print(title: str, data: Mapping[str, Any], told: Mapping[str, str], as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(data, indent=1) + "\n")
         return
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
-    for name, value in data.items():
-        if name == "plan":
-            value = "\n".join(_claim(Row(**row)) for row in value) or NEWER
-        elif name == "revision":
-            value = value or "pin on first fetch"
-        elif isinstance(value, dict):
-            value = ", ".join(f"{key} {gb:g}" for key, gb in value.items())
-        elif isinstance(value, list):
-            value = "\n".join(map(str, value))
-        if value not in ("", 0, None):
-            table.add_row(name, str(value))
+    for name, value in told.items():
+        if value:
+            table.add_row(name, escape(value))
     Console().print(table)
+
+
+def _row_facts(row: Row) -> dict[str, str]:
+    claimed = _gb(row.gb) and f"{_gb(row.gb)} GB"
+    return {"level": _level(row.level), "claimed": claimed, "truth": row.truth, "what was found": row.note}
+
+
+def _entry_facts(entry: Entry) -> dict[str, str]:
+    """What is known of a model, by name; empty where nothing is."""
+    fitted = (entry.scale, entry.offset) != (1.0, 0.0)
+    revision = f" @ {entry.revision}" if entry.revision else ", pinned on first fetch"
+    return {
+        "key": entry.key,
+        "level": _level(entry.level),
+        "task": entry.task,
+        "runs here": _runs(entry),
+        "adapter": entry.adapter,
+        "library": _library(entry),
+        "weights from": entry.folder or (entry.repository and entry.repository + revision),
+        "file": entry.file + (", a pickle: fetch --allow-pickled" if entry.pickled else ""),
+        "licence": _licence(entry),
+        "parameters": f"{entry.parameters:,g} million" if entry.parameters else "",
+        "weights, GB": _sizes(entry),
+        "input": f"{entry.input_size} pixels" if entry.input_size else "",
+        "preprocessing": entry.preprocessing,
+        "prompts": "\n".join(entry.prompts),
+        "against": "\n".join(entry.contrast),
+        "classes": entry.classes and f"{entry.classes}, of models/roadwork_classes.toml",
+        "on a card": "" if entry.engine else entry.execution,
+        "split": f"over {entry.tensor_parallel} cards at most" if entry.tensor_parallel > 1 else "",
+        "cache": f"{entry.kv_mb_per_token:g} MB a token" if entry.kv_mb_per_token else "",
+        "trust": f"{entry.trust:g}",
+        "focal length": f"{entry.focal:g} pixels" if entry.focal else "",
+        "calibration": f"{entry.scale:g} * log-odds + {entry.offset:g}" if fitted else "not fitted",
+        "note": entry.note,
+        "plan": "\n".join(map(_claim, catalog.rows_for(entry.key))) or "not a name of the plan",
+    }
 
 
 def _claim(row: Row) -> str:
@@ -207,6 +240,10 @@ def _claim(row: Row) -> str:
 
 def _levels(entry: Entry) -> set[int]:
     return {entry.level, *(row.level for row in catalog.rows_for(entry.key))}
+
+
+def _level(level: int) -> str:
+    return f"{level}, {LEVELS[level]}"
 
 
 def _repository(entry: Entry) -> str:
@@ -236,7 +273,9 @@ def _size(entry: Entry) -> str:
 def _runs(entry: Entry) -> str:
     if entry.enabled:
         return "default"
-    return "yes" if entry.adapter else ("as a VLM" if entry.library == "vllm" else "no")
+    if not entry.adapter:
+        return "no"
+    return "yes" if entry.library != "external" else "own env."  # made by the operator: its package clashes with ours
 
 
 def _gb(value: float | None) -> str:

@@ -146,17 +146,24 @@ def _claims() -> Table:
 
 def _explain(console: Console, placement: Placement) -> None:
     console.print(
-        f"Perception: weights at 16 bits + {planner.PERCEPTION_EACH} GB each + {planner.PERCEPTION_WORK} + "
-        f"{planner.CONTEXT} for the process. Engine: weights + {planner.KV_TOKENS:,} tokens of key-value cache + "
-        f"{planner.ENGINE_WORK} + {planner.CONTEXT}. Measured figures replace these where docs/results has them.",
+        f"Perception: {planner.CONTEXT} for the process, {planner.PERCEPTION_WORK} to work in, and what each model "
+        f"adds: weights at 16 bits + {planner.PERCEPTION_EACH}, or what was measured (docs/results). "
+        f"Engine: weights + {planner.KV_TOKENS:,} tokens of key-value cache + {planner.ENGINE_WORK} + "
+        f"{planner.CONTEXT}. Scorer: the same with {planner.SCORER_TOKENS:,} tokens, and "
+        f"{planner.SCORER_SHARE:.0%} of its weights for graphs.\n",
         highlight=False,
     )
+    table = Table(title="Each model, GB", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("model", "weights", "cache", "reserved", "figure"):
+        table.add_column(name, justify="right" if name in ("cache", "reserved") else "left", overflow="fold")
     for each in placement.placed:
         for key in each.job.members if each.replica == 0 else ():
             entry = catalog.find(key)
-            weights = ", ".join(f"{gb:g} {precision}" for precision, gb in entry.memory_gb.items())
-            kv = f"; {entry.kv_mb_per_token or planner.KV_UNKNOWN:g} MB a token" if entry.library == "vllm" else ""
-            console.print(f"  {each.job.key}: {key}: weights {weights}{kv}", highlight=False, soft_wrap=True)
+            option = planner.member(entry) if each.job.key == planner.PERCEPTION else each.option
+            weights = f"{entry.spec.memory_gb[option.precision]:g} {option.precision}" if entry.memory_gb else ""
+            cache = f"{planner.cache_gb(entry):.1f}" if entry.engine else ""
+            table.add_row(key, weights, cache, f"{option.gb:.1f}", option.source)
+    console.print(table)
 
 
 def _as_json(placement: Placement, left: Sequence[Job], refusal: str) -> dict[str, Any]:

@@ -37,6 +37,12 @@ def test_a_row_that_takes_too_long_is_ended_and_said() -> None:
     assert found == {"key": "sam3", "error": "took longer than 0 s"}
 
 
+def test_memory_is_told_at_the_batch_that_profiles_ask() -> None:
+    assert gpu_models.served("sam3") == 4
+    assert gpu_models.served("dfine-x") == 16
+    assert gpu_models.served("yolo11-x") == 16  # in no profile
+
+
 def test_rows_are_models_of_the_catalog_and_are_begun_by_value() -> None:
     assert set(gpu_models.ROWS) - set(gpu_models.TOGETHER) == set(gpu_models.REAL) <= set(catalog.entries())
     assert {key for keys in gpu_models.TOGETHER.values() for key in keys} <= set(gpu_models.REAL)

@@ -134,8 +134,10 @@ def test_explain_tells_how_a_figure_came_about(capsys: pytest.CaptureFixture[str
     )
     assert command.main(["--gpus", "80", "--profile", "own.toml", "--explain"]) == 0
     shown = capsys.readouterr().out
-    assert "perception: dfine-x: weights 0.25 fp32, 0.12 bf16" in shown
-    assert "qwen3-vl-4b: weights 8.9 bf16, 5.3 fp8, 3.5 int4; 0.147 MB a token" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    reserved = planner.member(planner.find("dfine-x"))
+    assert ["dfine-x", "0.12", "bf16", f"{reserved.gb:.1f}", "measured"] in rows
+    assert ["qwen3-vl-4b", "8.9", "bf16", "2.4", "13.4", "computed"] in rows
 
 
 @pytest.mark.parametrize("value", ["eighty", "80,", "0", "-80", "nan"])
