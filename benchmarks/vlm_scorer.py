@@ -32,8 +32,10 @@ from models import catalog
 from models.base import Frame
 from models.fp8 import quantise, supported
 from models.vlm import checkpoint, grids
+from models.vlm.forward import Forward, family_of
 from models.vlm.grids import GRIDS, Grid
-from models.vlm.qwen3_vl import Float8Matrix, Matrix, Qwen3VL
+from models.vlm.language import Memory
+from models.vlm.parts import Float8Matrix, Matrix
 from models.vlm.scorer import Float8Scorer, Scorer
 
 PREFIX, SUFFIX = (
@@ -44,6 +46,7 @@ YES, NO = (9454, 7414, 14004), (2308, 2152, 2753)  # any rows of the head cost t
 SHARD = 4e9  # bytes of a file
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SQUARE = GRIDS[0][0]
+CLASS = "Qwen3VLForConditionalGeneration"
 TEXT = {
     "4B": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
     "8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
@@ -80,20 +83,20 @@ class RandomTensors:
 
         with torch.device("meta"):
             self._shapes = {k: v.shape for k, v in Qwen3VLForConditionalGeneration(config).state_dict().items()}
-        self._device, self._dtype = device, dtype
+        self.device, self.dtype = torch.device(device), dtype
         self.names = list(self._shapes)
 
     def __contains__(self, name: str) -> bool:
         return name in self._shapes
 
-    def tensor(self, name: str) -> torch.Tensor:
-        return self._random(self._shapes[name])
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return self._random(self._shapes[name]).to(dtype or self.dtype)
 
     def rows(self, name: str, ids: Sequence[int]) -> torch.Tensor:
         return self._random((len(ids), self._shapes[name][1]))
 
     def _random(self, shape: Sequence[int]) -> torch.Tensor:
-        made = torch.empty(*shape, device=self._device, dtype=self._dtype)
+        made = torch.empty(*shape, device=self.device, dtype=self.dtype)
         return made.normal_(std=0.02) if len(shape) > 1 else made.normal_(1.0, 0.02)
 
 
@@ -102,12 +105,13 @@ class LibraryTensors:
 
     def __init__(self, model: Any) -> None:
         self._state = model.state_dict()
+        self.device, self.dtype = model.device, model.dtype
 
     def __contains__(self, name: str) -> bool:
         return name in self._state
 
-    def tensor(self, name: str) -> torch.Tensor:
-        return self._state[name]
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return self._state[name].to(dtype or self.dtype)
 
     def rows(self, name: str, ids: Sequence[int]) -> torch.Tensor:
         return self._state[name][list(ids)]
@@ -222,52 +226,71 @@ def random_pictures(count: int, grid: Grid, device: str) -> torch.Tensor:
     return (torch.nn.functional.interpolate(coarse, size, mode="bilinear") * 255).to(torch.uint8).to(device)
 
 
-def built(size: str, precision: str, tensors: Any, config: Any) -> tuple[Qwen3VL, torch.Tensor, torch.Tensor]:
-    """The model, and the prefix of one question."""
-    half = [0.5] * 3
-    model = Qwen3VL(
-        config, half, half, tensors, suffix=range(100, 100 + SUFFIX), yes=YES, no=NO, float8=precision == "fp8"
-    )
-    kept = model.prefill(range(1000, 1000 + PREFIX))
-    prefix = torch.zeros(*kept.shape[:2], 1, 128, *kept.shape[3:], dtype=kept.dtype, device=kept.device)
-    prefix[:, :, 0, :PREFIX] = kept
-    return model, prefix, torch.tensor([PREFIX], dtype=torch.int32, device=kept.device)
+def built(precision: str, tensors: Any, config: Any) -> tuple[Forward, Memory]:
+    """The model, and what the text of one question leaves behind."""
+    asked = {"suffix": range(100, 100 + SUFFIX), "yes": YES, "no": NO, "float8": precision == "fp8"}
+    model = Forward(family_of(CLASS), config, [0.5] * 3, [0.5] * 3, tensors, **asked)
+    memory = model.language.room(1, 128)
+    memory.write(0, model.prefill(range(1000, 1000 + PREFIX)), PREFIX)
+    return model, memory
 
 
-def speed(report: Report, name: str, folders: Path, batches: Sequence[int], profile: bool) -> None:
+def speed(report: Report, name: str, folders: Path, batches: Sequence[int], profile: bool, device: str) -> None:
     """The scorer itself, batch by batch: the card's time of a batch, and the whole way from pixels to log-odds."""
     size, _, precision = name.partition("-")
     directory = folder(size, folders)
     config = configuration(size)
-    torch.cuda.reset_peak_memory_stats()
+    report.row(costs=name, **costs(config, precision == "fp8"))
     with random_weights(config):
         scorer = asked_briefly(Float8Scorer if precision == "fp8" else Scorer, directory)
         started = time.perf_counter()
-        scorer.load("cuda")
+        scorer.load(device)
     loaded = time.perf_counter()
-    replays = scorer._forward(SQUARE)
+    forward = scorer._forward(SQUARE)
     recorded = time.perf_counter()
     report.row(
         model=name, load_s=round(loaded - started, 1), first_grid_s=round(recorded - loaded, 1), reserved_gb=_reserved()
     )
     chats, rng = scorer.prompt.chats, np.random.default_rng(0)
     for batch in batches:
-        replay = replays._graphs[batch][0]
-        report.row(model=name, what="graph", **rates(timed(replay, 200 if batch == 1 else 12), batch))
+        pictures = random_pictures(batch, SQUARE, device)
+        run = forward._graphs[batch][0] if device == "cuda" else partial(forward, pictures)
+        with torch.inference_mode():
+            report.row(model=name, what="graph", **rates(timed(run, 200 if batch == 1 else 12), batch))
         if profile and batch in (1, batches[-1]):
-            kernels(report, name, batch, replay)
-    for batch in (batches[0], batches[-1]):
+            kernels(report, name, batch, run)
+    for batch in batches:
         frames = [Frame.of(rng.integers(0, 255, (224, 224, 3), np.uint8)) for _ in range(batch)]
-        walls = [_wall(partial(scorer.answers, frames, chats)) for _ in range(220 if batch == 1 else 15)]
+        times = (220 if batch == 1 else 15) if device == "cuda" else 5
+        walls = [_wall(partial(scorer.answers, frames, chats)) for _ in range(times)]
         report.row(model=name, what="pixels to log-odds", **rates(np.array(walls[3:]), batch))
     scorer.close()
+
+
+def costs(config: Any, float8: bool) -> dict[str, float]:
+    """What one picture of 8 x 8 tokens costs at least: 10^9 bytes of weights, 10^9 operations in 16 and in 8 bits."""
+    from transformers import Qwen3VLForConditionalGeneration
+
+    with torch.device("meta"):
+        sizes = {k: v.numel() for k, v in Qwen3VLForConditionalGeneration(config).named_parameters() if v.dim() > 1}
+    language = sum(n for name, n in sizes.items() if ".language_model.layers." in name)
+    mergers = sum(n for name, n in sizes.items() if ".visual." in name and "merger" in name)
+    tower = sum(n for name, n in sizes.items() if ".visual." in name and "pos_embed" not in name) - mergers
+    asked = 2 * language * (SQUARE.tokens + SUFFIX) / 1e9
+    seen = 2 * (4 * tower + mergers) * SQUARE.tokens / 1e9  # four patches of a token
+    gb = (2 * (tower + mergers) + (1 if float8 else 2) * language) / 1e9
+    return {
+        "gb": round(gb, 3),
+        "bf16_gflop": round(seen + (0 if float8 else asked), 1),
+        "float8_gflop": round(asked if float8 else 0, 1),
+    }
 
 
 @contextmanager
 def random_weights(config: Any) -> Iterator[None]:
     """Within it, a checkpoint of any directory is random."""
     real = checkpoint.Checkpoint
-    checkpoint.Checkpoint = lambda _, device, dtype: RandomTensors(config, device, dtype)  # type: ignore[assignment,misc]
+    checkpoint.Checkpoint = lambda _, device, dtype, aliases: RandomTensors(config, device, dtype)  # type: ignore[assignment,misc]
     try:
         yield
     finally:
@@ -291,7 +314,7 @@ def folder(size: str, folders: Path) -> Path:
 
         processor, config = tiny.qwen_processor(), configuration(size)
         token = dict(zip(tiny.QWEN_SPECIAL, processor.tokenizer.convert_tokens_to_ids(tiny.QWEN_SPECIAL), strict=True))
-        config.architectures = ["Qwen3VLForConditionalGeneration"]
+        config.architectures = [CLASS]
         config.image_token_id, config.video_token_id = token["<|image_pad|>"], token["<|video_pad|>"]
         config.vision_start_token_id, config.vision_end_token_id = token["<|vision_start|>"], token["<|vision_end|>"]
         config.save_pretrained(directory)
@@ -427,12 +450,12 @@ def equality(report: Report, size: str, device: str) -> None:
         library = Qwen3VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16).eval()
     tensors = LibraryTensors(library)
     with torch.inference_mode():
-        ours = {kind: built(size, kind, tensors, config) for kind in ("bf16", "fp8")}
+        ours = {kind: built(kind, tensors, config) for kind in ("bf16", "fp8")}
         answers: dict[tuple[str, str], torch.Tensor] = {}
         for level in GRIDS:
             grid, pictures = level[0], random_pictures(4, level[0], device)
-            for kind, (model, prefix, lengths) in ours.items():
-                answers[kind, str(grid)] = model.log_odds(pictures, grid, prefix, lengths)[:, 0]
+            for kind, (model, memory) in ours.items():
+                answers[kind, str(grid)] = model.log_odds(pictures, grid, memory)[:, 0]
             answers["library bf16", str(grid)] = by_library(library, pictures, grid)
         library.float()
         stages(report, size, ours["bf16"][0], library, device)
@@ -449,17 +472,19 @@ def equality(report: Report, size: str, device: str) -> None:
             )
 
 
-def stages(report: Report, size: str, model: Qwen3VL, library: Any, device: str) -> None:
+def stages(report: Report, size: str, model: Forward, library: Any, device: str) -> None:
     """How far apart the parts are from the library's in 32 bits, relative to their size."""
     pictures = random_pictures(4, SQUARE, device)
     grid = torch.tensor([[1, SQUARE.rows * 2, SQUARE.columns * 2]] * 4, device=device)
     seen = library.model.visual(as_patches(pictures, SQUARE).to(library.dtype), grid_thw=grid)
-    tokens, deep = model.vision(pictures, SQUARE)
+    tokens, deep = model.tower(pictures, SQUARE)
     parts = {"vision": (tokens, seen.pooler_output)}
     parts |= {f"deepstack {n}": pair for n, pair in enumerate(zip(deep, seen.deepstack_features, strict=True))}
     ids = torch.arange(1000, 1000 + PREFIX, device=device)[None]
     kept = library(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-    values = model.prefill(ids[0].tolist())[:, 1]  # of keys, only differences of positions are the same
+    values = [
+        left[0][:, 1] for left in model.prefill(ids[0].tolist())
+    ]  # of keys, only differences of positions are the same
     parts |= {
         f"values of layer {n}": (values[n], kept.layers[n].values[0].transpose(0, 1)) for n in (0, 1, len(values) - 1)
     }
@@ -501,7 +526,7 @@ def eager(report: Report, size: str, device: str, batches: Sequence[int]) -> Non
         for batch in batches:
             pictures = random_pictures(batch, SQUARE, device)
             ms = timed(partial(by_library, library, pictures, SQUARE), 20 if batch == 1 else 4)
-            report.row(library=size, **rates(ms, batch))
+            report.row(library=size, what="graph", **rates(ms, batch))
     report.row(library=size, reserved_gb=_reserved())
 
 
@@ -543,7 +568,7 @@ def main() -> None:
     if options.equal:
         report.attempt("equality", lambda: equality(report, options.equal, device))
     for name in options.models:
-        report.attempt(name, partial(speed, report, name, folders, options.batches, options.profile))
+        report.attempt(name, partial(speed, report, name, folders, options.batches, options.profile, device))
     if options.start_up:
         report.attempt("start-up", lambda: start_up(report, options.start_up, folders))
     if options.end_to_end:

@@ -2,13 +2,13 @@
 
 A picture of any size is resized to one of a few grids, so that shapes never change. Within a grid, patches lie in the
 order that the vision tower merges them in: block by block of `merge` x `merge`. Tables are made once, in float32, and
-equal what Qwen3-VL's code in transformers computes for each request.
+equal what the library's code computes for each request.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,21 +84,29 @@ def picture_positions(start: int, grid: Grid) -> torch.Tensor:
     return torch.stack((torch.zeros_like(rows), rows, columns)).flatten(1) + start
 
 
-def positions_after(prefix: int, grid: Grid, suffix: int) -> torch.Tensor:
-    """(3, grid.tokens + suffix): a picture after `prefix` tokens of text, then `suffix` more of text."""
-    after = prefix + max(grid.rows, grid.columns)
-    return torch.cat((picture_positions(prefix, grid), text_positions(after, suffix)), 1)
+def spread(grid: Grid, suffix: int) -> torch.Tensor:
+    """(3, grid.tokens + suffix): a picture that begins at 0, spread over rows and columns, and text after it."""
+    after = max(grid.rows, grid.columns)
+    return torch.cat((picture_positions(0, grid), text_positions(after, suffix)), 1)
 
 
-def text_angles(positions: torch.Tensor, rope: dict[str, Any], head: int) -> torch.Tensor:
+def in_line(grid: Grid, suffix: int) -> torch.Tensor:
+    """The same for models to which a picture's tokens are one after the other, as text is."""
+    return text_positions(0, grid.tokens + suffix)
+
+
+def text_angles(positions: torch.Tensor, rope: Mapping[str, Any], head: int) -> torch.Tensor:
     """Rotary angles of the language model, (count, head / 2), from positions (3, count).
 
-    Frequencies take turns between time, row and column (interleaved mRoPE) as far as `mrope_section` reaches.
+    Frequencies take turns between time, row and column (interleaved mRoPE) as far as `mrope_section` reaches; without
+    one they are all time's. What `partial_rotary_factor` leaves out is turned by nothing: its angles are 0.
     """
     if rope.get("rope_type", "default") != "default":
         raise ValueError(f"expected rope_type 'default', got {rope['rope_type']!r}: use the vLLM engine instead")
-    frequencies = rope["rope_theta"] ** -(torch.arange(0, head, 2) / head)
+    turned = int(head * rope.get("partial_rotary_factor", 1.0))
+    frequencies = torch.zeros(head // 2)
+    frequencies[: turned // 2] = rope["rope_theta"] ** -(torch.arange(0, turned, 2) / turned)
     axis = torch.zeros(head // 2, dtype=torch.long)
     for dimension in (1, 2):
-        axis[dimension : rope["mrope_section"][dimension] * 3 : 3] = dimension
+        axis[dimension : rope.get("mrope_section", (0, 0, 0))[dimension] * 3 : 3] = dimension
     return (positions[axis].T * frequencies).contiguous()  # kernels read it row by row

@@ -1,8 +1,9 @@
-"""Yes or no about a picture at the speed the card allows: Qwen3-VL through a forward of fixed shapes.
+"""Yes or no about a picture at the speed the card allows: VLMs of known structure through a forward of fixed shapes.
 
 What an engine schedules, this decides beforehand: a picture goes to the nearest of a few grids, a batch to the next
 power of two, and for each pair the whole way from pixels to log-odds is one recorded graph. Text before the picture is
-computed once per question. For thinking, and for other models, there is `models.vlm.engine`.
+computed once per question. Which models: `models.vlm.forward.FAMILIES`. For thinking, and for other models, there is
+`models.vlm.engine`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ log = logging.getLogger(__name__)
 
 LARGEST = 64 * 66  # tokens of pictures in one batch: 64 small ones, or 16 of the largest
 SPARE = 64  # tokens that a second question may be longer than the first
-KEPT = 32  # questions whose keys and values are kept
+KEPT = 8  # questions of which is kept what they leave behind: up to 150 MB each
+SPLITS = 32  # chats whose tokens are known
+AT_ONCE = {"add_generation_prompt": True, "enable_thinking": False}  # templates that know no thoughts ignore the second
 
 
 class Scorer(VisualQuestion):
@@ -45,7 +48,7 @@ class Scorer(VisualQuestion):
         self._model: Any = None
 
     def load(self, device: str) -> None:
-        """Weights to `device`, and the questions' keys and values. Raises BadWeights, ModelUnavailable, OutOfMemory."""
+        """Weights to `device`, and the questions through them. Raises BadWeights, ModelUnavailable, OutOfMemory."""
         require("transformers", self.entry.minimum)
         directory = self._directory or weights.locate(self.entry)
         self.device = device
@@ -55,7 +58,7 @@ class Scorer(VisualQuestion):
 
     def _load(self, directory: Path) -> None:
         torch, transformers = import_module("torch"), import_module("transformers")
-        qwen3_vl, checkpoint = import_module("models.vlm.qwen3_vl"), import_module("models.vlm.checkpoint")
+        forward, checkpoint = import_module("models.vlm.forward"), import_module("models.vlm.checkpoint")
         config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
         if self.entry.class_name not in (config.architectures or ()):
             raise BadWeights(
@@ -64,44 +67,42 @@ class Scorer(VisualQuestion):
             )
         if self.float8 and self.device.startswith("cuda") and not import_module("models.fp8").supported(self.device):
             raise ModelUnavailable(f"{self.entry.key}: {self.device} does not multiply float8; take the 16-bit model")
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
         processor = transformers.AutoImageProcessor.from_pretrained(directory, local_files_only=True)
+        family = forward.family_of(self.entry.class_name)
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
         self._image = self._tokenizer.convert_ids_to_tokens(config.image_token_id)
+        self._around = family.around(self._tokenizer)
         self._splits: dict[str, tuple[list[int], list[int]]] = {}
+        self._suffix = self._split(self.prompt.chats[0])[1]
         yes, no = self.prompt.answer_tokens(self._tokenizer)
-        asked = [self._split(chat) for chat in self.prompt.chats]
         with torch.inference_mode():
-            self._model = qwen3_vl.Qwen3VL(
+            self._model = forward.Forward(
+                family,
                 config,
                 processor.image_mean,
                 processor.image_std,
-                checkpoint.Checkpoint(directory, self.device, self._dtype),
-                suffix=asked[0][1],
+                checkpoint.Checkpoint(directory, self.device, self._dtype, family.aliases),
+                suffix=self._suffix,
                 yes=yes,
                 no=no,
                 float8=self.float8,
             )
-            self._token = config.vision_config.patch_size * config.vision_config.spatial_merge_size
-            self._graphs: dict[Any, Callable[[Any], Any]] = {}
-            self._kept: dict[tuple[int, ...], Any] = {}
-            self._asked: tuple[tuple[int, ...], ...] = ()
-            self._suffix = asked[0][1]
-            self._room([before for before, _ in asked])
-            self._ask(self.prompt.chats)
+            self._ready()
 
-    def _room(self, prefixes: Sequence[Sequence[int]]) -> None:
-        """Where graphs read the questions' keys and values: contents change, the place does not."""
-        torch = import_module("torch")
-        longest = -(-(max(map(len, prefixes)) + SPARE) // 64) * 64
-        shape = self._model.prefill(prefixes[0][:1]).shape  # (layers, 2, 1, keys, size)
-        place = {"dtype": self._dtype, "device": self.device}
-        self._prefix = torch.zeros(*shape[:2], len(prefixes), longest, *shape[3:], **place)
-        self._lengths = torch.zeros(len(prefixes), dtype=torch.int32, device=self.device)
+    def _ready(self) -> None:
+        """Room for the questions, and what they leave behind in it."""
+        self._token, self._grids = self._model.tower.token, self._model.tower.grids
+        self._graphs: dict[Any, Callable[[Any], Any]] = {}
+        self._prefilled = lru_cache(KEPT)(self._model.prefill)
+        longest = max(len(self._split(chat)[0]) for chat in self.prompt.chats) + SPARE
+        self._longest = -(-longest // 64) * 64
+        self._memory = self._model.language.room(len(self.prompt.chats), self._longest)
+        self._asked: tuple[tuple[int, ...], ...] = ()
+        self._ask(self.prompt.chats)
 
     def warm_up(self) -> None:
         """Record every grid and batch size, then one blank picture."""
-        grids = import_module("models.vlm.grids")
-        for level in grids.GRIDS:
+        for level in self._grids:
             for grid in level:
                 self._forward(grid)
         super().warm_up()
@@ -111,7 +112,7 @@ class Scorer(VisualQuestion):
         if self._model is None:
             raise ModelUnavailable(f"{self.entry.key}: not loaded; call load(device) first")
         grids = import_module("models.vlm.grids")
-        chosen = [grids.choose(*frame.size, self._token) for frame in frames]
+        chosen = [grids.choose(*frame.size, self._token, self._grids) for frame in frames]
         said: dict[int, list[Answer]] = {}
         with self._typed(ModelCrashed, f"batch of {len(frames)}"), import_module("torch").inference_mode():
             self._ask(chats)
@@ -128,7 +129,7 @@ class Scorer(VisualQuestion):
         if self._model is None:
             return
         self._model = None
-        del self._graphs, self._prefix, self._kept
+        del self._graphs, self._memory, self._prefilled
         if self.device.startswith("cuda"):
             import_module("torch").cuda.empty_cache()
 
@@ -142,7 +143,7 @@ class Scorer(VisualQuestion):
     def _forward(self, grid: Any) -> Callable[[Any], Any]:
         """uint8 (N, 3, H, W) -> log-odds (N, questions); recorded, on a card."""
         if grid not in self._graphs:
-            run = partial(self._model.log_odds, grid=grid, prefix=self._prefix, lengths=self._lengths)
+            run = partial(self._model.log_odds, grid=grid, memory=self._memory)
             self._graphs[grid] = self._recorded(run, grid) if self.device.startswith("cuda") else run
         return self._graphs[grid]
 
@@ -160,58 +161,52 @@ class Scorer(VisualQuestion):
 
     def _sizes(self, grid: Any) -> list[int]:
         sizes = import_module("models.cuda_graphs").SIZES
-        return [size for size in sizes if size == 1 or size * len(self._lengths) * grid.tokens <= LARGEST]
+        return [size for size in sizes if size == 1 or size * self._memory.questions * grid.tokens <= LARGEST]
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
     def _ask(self, chats: Sequence[Chat]) -> None:
-        """Put the chats' keys and values where the graphs read them; the last chat fills what is left."""
+        """Put what the chats leave behind where the graphs read it; the last chat fills what is left."""
         split = [self._split(chat) for chat in chats]
         if any(after != self._suffix for _, after in split):
             raise ModelCrashed(
                 f"{self.entry.key}: every chat must end alike after the picture; put questions before it"
             )
-        questions, longest = self._prefix.shape[2:4]
+        questions = self._memory.questions
         if not 0 < len(split) <= questions:
             raise ModelCrashed(f"{self.entry.key}: expected 1 to {questions} chats, got {len(split)}")
         wanted = tuple(tuple(before) for before, _ in split)
         wanted += wanted[-1:] * (questions - len(wanted))
         if wanted == self._asked:
             return
-        if (most := max(map(len, wanted))) > longest:
-            raise ModelCrashed(f"{self.entry.key}: a question of {most} tokens, room for {longest}; shorten it")
+        if (most := max(map(len, wanted))) > self._longest:
+            raise ModelCrashed(f"{self.entry.key}: a question of {most} tokens, room for {self._longest}; shorten it")
         self._asked = ()  # should this fail half way, nothing is taken for done
         for index, before in enumerate(wanted):
-            self._prefix[:, :, index, : len(before)] = self._prefilled(before)
-        lengths = import_module("torch").tensor([len(before) for before in wanted], dtype=self._lengths.dtype)
-        self._lengths.copy_(lengths)
+            self._memory.write(index, self._prefilled(before), len(before))
         self._asked = wanted
-
-    def _prefilled(self, before: tuple[int, ...]) -> Any:
-        if before not in self._kept:
-            if len(self._kept) >= KEPT:
-                del self._kept[next(iter(self._kept))]
-            self._kept[before] = self._model.prefill(before)
-        return self._kept[before]
 
     def _split(self, chat: Chat) -> tuple[list[int], list[int]]:
         """Token ids before the picture and after it; known ones are not rendered again."""
         said = repr(chat)
         if said not in self._splits:
-            if len(self._splits) >= KEPT:
+            if len(self._splits) >= SPLITS:
                 del self._splits[next(iter(self._splits))]
             self._splits[said] = self._tokens(chat)
         return self._splits[said]
 
     def _tokens(self, chat: Chat) -> tuple[list[int], list[int]]:
-        text = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        text = self._tokenizer.apply_chat_template(chat, tokenize=False, **AT_ONCE)
         parts = text.split(self._image)
         if len(parts) != 2:
             raise BadWeights(
                 f"{self.entry.key}: the chat template shows {len(parts) - 1} pictures, expected 1; "
-                "the checkpoint's template is not Qwen3-VL's"
+                f"the checkpoint's template is not that of {self.entry.class_name}"
             )
-        before, after = (self._tokenizer.encode(part, add_special_tokens=False) for part in parts)
+        opened, closed = self._around
+        before, after = (
+            self._tokenizer.encode(part, add_special_tokens=False) for part in (parts[0] + opened, closed + parts[1])
+        )
         return before, after
 
     @property

@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.catalog import Entry, Precision
+from models.checked import checked
 from models.planner import KV_TOKENS, KV_UNKNOWN
 
 ENGINES = Path(__file__).with_name("engines.toml")
@@ -94,7 +95,7 @@ def settings(path: Path = ENGINES) -> Mapping[str, EngineSettings]:
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     common = tables.get("default", {})
     return {
-        name: _checked({**common, **table}, f"{path.name}: [{name}]")
+        name: checked(EngineSettings, {**common, **table}, f"{path.name}: [{name}]", SettingsError)
         for name, table in {"default": {}, **tables}.items()
     }
 
@@ -103,15 +104,3 @@ def settings_of(key: str, path: Path = ENGINES) -> EngineSettings:
     """The settings of the model with this key of the catalog. Raises SettingsError."""
     known = settings(path)
     return known.get(key, known["default"])
-
-
-def _checked(data: Mapping[str, Any], where: str) -> EngineSettings:
-    try:
-        return EngineSettings.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        loc = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(EngineSettings.model_fields)
-            raise SettingsError(f"{where}: unknown key {loc!r}; known: {known}") from None
-        raise SettingsError(f"{where}: {loc} {first['msg']}; got {first['input']!r}") from None

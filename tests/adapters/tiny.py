@@ -478,7 +478,7 @@ QWEN_TEMPLATE = (
 )
 
 
-def qwen_tokenizer() -> Any:
+def qwen_tokenizer(template: str = QWEN_TEMPLATE, special: Any = QWEN_SPECIAL) -> Any:
     """Qwen's kind: BPE on bytes, special tokens after the vocabulary, a chat template that places the picture."""
     inner = Tokenizer(BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -491,55 +491,80 @@ def qwen_tokenizer() -> Any:
         tokenizer_object=inner,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        extra_special_tokens=QWEN_SPECIAL,
+        extra_special_tokens=special,
         model_max_length=4096,
     )
-    made.chat_template = QWEN_TEMPLATE
+    made.chat_template = template
     return made
 
 
-def tiny_qwen3_vl(directory: Path, tie: bool = True) -> None:
-    """Qwen3-VL with 4 + 4 layers and everything that the large ones have: deepstack, mRoPE, grouped queries."""
+def language(words: Any, tie: bool, **more: Any) -> dict[str, Any]:
+    """Four layers of Qwen3 in small, with grouped queries."""
+    return {
+        "vocab_size": len(words),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": tie,
+        "bos_token_id": None,
+        "eos_token_id": words.eos_token_id,
+        **more,
+    }
+
+
+def write_vlm(model: Any, directory: Path, processor: Any, spread: float = 1.0) -> None:
+    """Random weights of which everything counts: norms and biases that do nothing prove nothing."""
+    model = randomised(model, spread)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+        if parameter.dim() == 1:
+            parameter.data += 0.1 * noise
+        if "embed_tokens" in name:
+            parameter.data.copy_(0.2 * noise)  # so that answers differ by more than rounding
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+
+
+def qwen_config(kind: Any, tie: bool, text: dict[str, Any], **vision: Any) -> Any:
+    """Configuration of a Qwen VLM with the small tokenizer's ids."""
     words = qwen_tokenizer()
     ids = dict(zip(QWEN_SPECIAL, words.convert_tokens_to_ids(QWEN_SPECIAL), strict=True))
-    rope = {"rope_type": "default", "rope_theta": 5000000, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
-    config = tf.Qwen3VLConfig(
-        text_config={
-            "vocab_size": len(words),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 32,
-            "max_position_embeddings": 4096,
-            "rope_parameters": rope,
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": tie,
-            "bos_token_id": None,
-            "eos_token_id": words.eos_token_id,
-        },
-        vision_config={
-            "hidden_size": 64,
-            "depth": 4,
-            "intermediate_size": 128,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "deepstack_visual_indexes": [0, 1, 2],
-        },
+    side = {"hidden_size": 64, "depth": 4, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 64}
+    return kind(
+        text_config=language(words, tie, **text),
+        vision_config={**side, **vision},
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=tie,
     )
-    model = randomised(tf.Qwen3VLForConditionalGeneration(config), 1)
-    model.model.language_model.embed_tokens.weight.data *= 10  # so that answers differ by more than rounding
-    for name, parameter in model.named_parameters():  # norms and biases that do nothing prove nothing
-        if parameter.dim() == 1:
-            parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
-    model.save_pretrained(directory)
-    qwen_processor().save_pretrained(directory)
+
+
+def tiny_qwen3_vl(directory: Path, tie: bool = True) -> None:
+    """Qwen3-VL with 4 + 4 layers and everything that the large ones have: deepstack, mRoPE, grouped queries."""
+    rope = {"rope_type": "default", "rope_theta": 5000000, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    config = qwen_config(tf.Qwen3VLConfig, tie, {"rope_parameters": rope}, deepstack_visual_indexes=[0, 1, 2])
+    write_vlm(tf.Qwen3VLForConditionalGeneration(config), directory, qwen_processor())
+
+
+def tiny_qwen3_5(directory: Path, tie: bool = True, layers: str = "lllf") -> None:
+    """Qwen3.5. layers: l mixes by the delta rule, f by gated attention, which turns a quarter of each head."""
+    rope = {"rope_type": "default", "rope_theta": 10000000, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+    delta = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    delta |= {"linear_key_head_dim": 16, "linear_value_head_dim": 32}
+    text = {"rope_parameters": rope | {"partial_rotary_factor": 0.25}, "num_hidden_layers": len(layers), **delta}
+    text["layer_types"] = [{"l": "linear_attention", "f": "full_attention"}[layer] for layer in layers]
+    model = tf.Qwen3_5ForConditionalGeneration(qwen_config(tf.Qwen3_5Config, tie, text))
+    for name, parameter in model.named_parameters():  # long memories, as trained ones are: of a single token's, the
+        if name.endswith("A_log"):  # norm after them keeps no more than the sign
+            parameter.data.uniform_(-5, -2, generator=torch.Generator().manual_seed(1))
+    write_vlm(model, directory, qwen_processor(), 0.5)
 
 
 def qwen_processor() -> Any:
@@ -548,6 +573,46 @@ def qwen_processor() -> Any:
     pictures = tf.Qwen2VLImageProcessor(size={"shortest_edge": 65536, "longest_edge": 16777216}, **side)
     videos = tf.Qwen3VLVideoProcessor(**side)
     return tf.Qwen3VLProcessor(pictures, qwen_tokenizer(), videos, chat_template=QWEN_TEMPLATE)
+
+
+# What InternVL adds to Qwen's vocabulary, by the names its processor asks for, and its template's picture.
+INTERNVL_MARKS = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
+INTERNVL_TEMPLATE = QWEN_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\\n")
+
+
+def tiny_internvl(directory: Path, tie: bool = False, large: bool = False) -> None:
+    """InternVL3.5 on a Qwen3, tiles of 112 x 112. large: a tower as the 6B one of the 38B, with RMS norms also of
+    queries and keys, and no bias in attention."""
+    special = {**INTERNVL_MARKS, "other": "<|im_start|>"}
+    words = qwen_tokenizer(INTERNVL_TEMPLATE, special)
+    rope = {"rope_type": "default", "rope_theta": 1000000}
+    kind = {"use_qk_norm": True, "norm_type": "rms_norm"} if large else {"attention_bias": True}
+    config = tf.InternVLConfig(
+        text_config={"model_type": "qwen3", **language(words, tie, rope_parameters=rope)},
+        vision_config={
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "intermediate_size": 128,
+            "image_size": [112, 112],
+            "layer_scale_init_value": 0.5,
+            **kind,
+        },
+        image_token_id=words.context_image_token_id,
+        image_seq_length=16,
+        tie_word_embeddings=tie,
+    )
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    tile = {"height": 112, "width": 112}
+    pictures = tf.GotOcr2ImageProcessor(size=tile, image_mean=mean, image_std=std)
+    videos = tf.InternVLVideoProcessor(size=tile, image_mean=mean, image_std=std)
+    processor = tf.InternVLProcessor(pictures, words, videos, image_seq_length=16, chat_template=INTERNVL_TEMPLATE)
+    write_vlm(tf.InternVLForConditionalGeneration(config), directory, processor)
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
@@ -572,4 +637,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "YOLOE": yoloe,
     "Florence2ForConditionalGeneration": florence2,
     "Qwen3VLForConditionalGeneration": tiny_qwen3_vl,
+    "Qwen3_5ForConditionalGeneration": tiny_qwen3_5,
+    "InternVLForConditionalGeneration": tiny_internvl,
 }
