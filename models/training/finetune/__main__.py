@@ -28,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", handlers=[handler])
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # which heads a backbone does not need is no news
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading what is on the disk
     for chatty in ("onnxscript", "onnx_ir", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:

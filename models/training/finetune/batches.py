@@ -5,6 +5,7 @@ numpy and Pillow only: pictures are drawn and decoded in the loader's processes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,10 +60,9 @@ class Batches:
         self.shown, self.rank, self.world = shown, rank, world
         clear = np.where(shown.targets[:, 0] == 0, shown.chances, 0.0)
         self._clear = clear / clear.sum()
-        self._alike: dict[str, NDArray[np.int64]] = {}  # clear pictures of each source
-        for source in {shown.pictures[n].source for n in np.flatnonzero(clear)}:
-            own = [n for n in np.flatnonzero(clear) if shown.pictures[n].source == source]
-            self._alike[source] = np.array(own, np.int64)
+        self._alike: dict[str, list[int]] = defaultdict(list)  # clear pictures of each source
+        for n in np.flatnonzero(clear).tolist():
+            self._alike[shown.pictures[n].source].append(n)
 
     def __getitem__(self, number: int) -> Batch:
         s = self.shown
@@ -97,7 +97,7 @@ class Batches:
     def _donor(self, row: int, draw: float) -> int:
         """Another clear picture of the same source, for pieces of it."""
         alike = self._alike[self.shown.pictures[row].source]
-        return int(alike[int(draw * len(alike))])
+        return alike[int(draw * len(alike))]
 
 
 def check(pictures: Sequence[Labelled]) -> None:

@@ -122,8 +122,9 @@ def measure(
     """Calibrate on one part, measure on another; writes calibration and diagram into `folder`."""
     held, tested = (pictures.of(pictures.rows(parts[part])) for part in ("calibrate", "test"))
     shared = {"seed": settings.seed, "workers": settings.workers}
-    calibration = score.calibrate(held, score.logits(predict, held, score.KINDS, side, **shared), settings.seed)
-    logits = score.logits(predict, tested, score.KINDS, side, **shared)
+    before = score.logits(predict, held, score.KINDS, side, title="Calibrating", **shared)
+    calibration = score.calibrate(held, before, settings.seed)
+    logits = score.logits(predict, tested, score.KINDS, side, title="Measuring", **shared)
     package.write_calibration(calibration, folder)
     score.diagram(tested, logits, calibration, folder / "reliability.png")
     return score.figures(tested, logits, calibration, settings.seed)

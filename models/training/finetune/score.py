@@ -58,15 +58,16 @@ def logits(
     seed: int,
     workers: int = 0,
     batch: int = 32,
+    title: str = "",
 ) -> dict[str, NDArray[np.float64]]:
-    """Log-odds of `pictures` in each kind, in their order."""
+    """Log-odds of `pictures` in each kind, in their order. title: of a bar on the terminal; none without."""
     loader = DataLoader(
         Tested(pictures, kinds, side, seed),  # type: ignore[arg-type]  # a map-style data set by what it does
         batch_size=batch,
         num_workers=workers,
         collate_fn=np.stack,
     )
-    shown = track(loader, f"Scoring {', '.join(kinds)}", console=Console(stderr=True), transient=True)
+    shown = track(loader, title, console=Console(stderr=True), transient=True, disable=not title)
     with torch.inference_mode():
         every = np.concatenate([predict(pixels).float().cpu().numpy() for pixels in shown]).astype(float)
     return dict(zip(kinds, np.split(every, len(kinds)), strict=True))
