@@ -9,8 +9,6 @@ is printed as it is measured, and all are written to DIR/vlm_scorer.json; a row 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import io
 import json
 import sys
 import tempfile
@@ -21,17 +19,15 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from models import catalog
 from models.base import Frame
 from models.fp8 import quantise, supported
-from models.vlm import checkpoint, grids
+from models.vlm import checkpoint
 from models.vlm.forward import Forward, family_of
 from models.vlm.grids import GRIDS, Grid
 from models.vlm.language import Memory
@@ -120,9 +116,9 @@ class LibraryTensors:
 class Report:
     """Rows as they come, and what failed."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, file: Path) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._file = out / "vlm_scorer.json"
+        self._file = file
 
     def row(self, **values: Any) -> None:
         self.rows.append(values)
@@ -135,7 +131,7 @@ class Report:
             measure()
         except Exception:
             print(f"FAILED {name}\n{traceback.format_exc()}", flush=True)
-            self.rows.append({"failed": name, "error": traceback.format_exc(limit=3)})
+            self.row(failed=name, error=traceback.format_exc(limit=3))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         print(f"-- {name}: {time.perf_counter() - started:.1f} s", flush=True)
@@ -172,7 +168,7 @@ def limits(report: Report, device: str) -> None:
     side = 8192 if device != "cpu" else 128
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     ms = float(np.median(timed(lambda: a @ b, 10)))
-    report.row(limit="bf16 product", tflops=round(2 * side**3 / ms / 1e9, 1))
+    report.row(limit="bf16 product", tflops=round(2 * side**3 / ms / 1e9, 4))
     if supported(device):
         x, one = a.to(torch.float8_e4m3fn), torch.ones(side, 1, device=device)
         product = partial(torch._scaled_mm, x, x.T, scale_a=one, scale_b=one.T, out_dtype=a.dtype, use_fast_accum=True)
@@ -182,7 +178,7 @@ def limits(report: Report, device: str) -> None:
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     ms = float(np.median(timed(lambda: target.copy_(source), 10)))
-    report.row(limit="copy, read and written", tb_per_s=round(2 * size / ms / 1e9, 3))
+    report.row(limit="copy, read and written", tb_per_s=round(2 * size / ms / 1e9, 4))
 
 
 def products(report: Report, size: str, device: str) -> None:
@@ -363,65 +359,6 @@ def start_up(report: Report, name: str, folders: Path) -> None:
         path.unlink()
 
 
-def end_to_end(report: Report, folders: Path, size: str, device: str) -> None:
-    """JPEG to verdict through the cascade: a ViT-B/16 for every picture, then the scorer in 8 bits, both asked."""
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
-
-    from cascade.engine import Engine
-    from cascade.profile import Batching, Member, Profile, Tier
-    from models.classifiers import Classifier
-
-    first = folders / "vit"
-    labels = {0: "None", 1: "Roadwork"}
-    ViTForImageClassification(ViTConfig(id2label=labels, label2id={v: k for k, v in labels.items()})).save_pretrained(
-        first
-    )
-    ViTImageProcessor().save_pretrained(first)
-    scorer = asked_briefly(Float8Scorer, folder(size, folders))
-    keys = ("natix-roadwork", scorer.entry.key)
-    batching = Batching(max_size=64, max_wait_ms=2)
-    tiers = tuple(
-        Tier(name=key, expected_ms=10, members=(Member(model=key, timeout_ms=8000, batching=batching),)) for key in keys
-    )
-    profile = Profile(name="two-tiers", band=(0.0, 1.0), tiers=tiers)
-    models: dict[str, Any] = {keys[0]: Classifier(catalog.find(keys[0]), first), keys[1]: scorer}
-    rng = np.random.default_rng(0)
-    jpegs = [_jpeg(rng.integers(0, 255, (224, 224, 3), np.uint8)) for _ in range(64)]
-    only = mock.patch.object(grids, "GRIDS", GRIDS[:1])  # validators' pictures need no others
-    with random_weights(configuration(size)), only:
-        asyncio.run(_decide(report, Engine(profile, models, device=device), jpegs, f"ViT-B/16, then {size}-fp8"))
-
-
-async def _decide(report: Report, engine: Any, jpegs: Sequence[bytes], name: str) -> None:
-    from cascade.deadline import Deadline
-
-    await engine.start()
-
-    async def one(jpeg: bytes) -> float:
-        started = time.perf_counter()
-        frame = Frame.of(np.asarray(Image.open(io.BytesIO(jpeg))))
-        verdict = await engine.decide(frame, Deadline.after(9.0))
-        if len(verdict.opinions) != 2:
-            raise RuntimeError(f"expected two opinions, got {verdict}")
-        return (time.perf_counter() - started) * 1e3
-
-    for count in (1, len(jpegs)):
-        await asyncio.gather(*(one(jpeg) for jpeg in jpegs[:count]))  # once for nothing
-        rounds = 150 if count == 1 else 10
-        started = time.perf_counter()
-        ms = [each for _ in range(rounds) for each in await asyncio.gather(*(one(jpeg) for jpeg in jpegs[:count]))]
-        spent = time.perf_counter() - started
-        row = rates(np.array(ms), count) | {"pictures_per_s": round(count * rounds / spent, 1)}
-        report.row(end_to_end=name, what="JPEG to verdict", **row)
-    await engine.close()
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
-    return stream.getvalue()
-
-
 def _reserved() -> float:
     return round(torch.cuda.memory_reserved() / 1e9, 2) if torch.cuda.is_available() else 0.0
 
@@ -541,7 +478,6 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--eager", default="", help="measure the library at this size")
     parser.add_argument("--folder", default="", help="SIZE=DIRECTORY: write what an engine needs below it, and no more")
     parser.add_argument("--start-up", default="", help="write this model to memory's file system and start from it")
-    parser.add_argument("--end-to-end", action="store_true", help="through the cascade")
     parser.add_argument("--profile", action="store_true")
     return parser.parse_args(given)
 
@@ -557,7 +493,7 @@ def main() -> None:
         folder(size, Path(directory))
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    report = Report(options.out)
+    report = Report(options.out / "vlm_scorer.json")
     shared = Path("/dev/shm")
     folders = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
     card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
@@ -571,8 +507,6 @@ def main() -> None:
         report.attempt(name, partial(speed, report, name, folders, options.batches, options.profile, device))
     if options.start_up:
         report.attempt("start-up", lambda: start_up(report, options.start_up, folders))
-    if options.end_to_end:
-        report.attempt("end to end", lambda: end_to_end(report, folders, "8B" if device == "cuda" else "tiny", device))
     if options.eager:
         report.attempt("eager", lambda: eager(report, options.eager, device, (1, 16)))
 

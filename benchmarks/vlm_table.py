@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = {"4B": (6.0, 700.0), "8B-fp8": (7.0, 600.0), "32B-fp8": (18.0, 160.0)}  # ms of one picture, pictures/s
 VLLM = "vLLM, tuned"
-PIXELS, CARD = "pixels to log-odds", "graph"
+PIXELS, CARD, SOCKET = "pixels to log-odds", "graph", "socket to answer"
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -68,6 +68,7 @@ ROWS = (
     aside("transformers", "eager", "4B", 90),
     aside("equality", "equal", "4B", 90),
     vllm("shipped", "4B", 190),
+    Row("end to end", "8B", "-m benchmarks.vlm_end_to_end --out {out} --size 8B", 120),
     aside("start-up", "start-up", "8B-fp8", 120),
 )
 TINY = (
@@ -75,6 +76,7 @@ TINY = (
     vllm("tuned", "tiny", 60),
     aside("transformers", "eager", "tiny", 120),
     aside("equality", "equal", "tiny", 120),
+    Row("end to end", "tiny", "-m benchmarks.vlm_end_to_end --out {out} --size tiny --seconds 2 --callers 1 4", 120),
 )
 
 
@@ -113,7 +115,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row's figures. one, pixels_one: of batch 1, from pixels on the card, or in memory; best: pictures/s."""
+    """A row's figures, as its process wrote them."""
 
     row: Row
     rows: Rows
@@ -136,12 +138,12 @@ def cells(line: Line, tuned: Line | None) -> list[str]:
     """A line of the table."""
     start = [line.last(key) for key in ("start_s", "load_s", "record_s", "first_grid_s")]
     spent = sum(value for value in start if value is not None)
-    memory = line.last("reserved_gb")
+    memory, pixels = line.last("reserved_gb"), SOCKET if line.of(SOCKET) else PIXELS
     return [
         line.row.who,
         line.row.model,
-        *(_ms(line.one(what)) for what in (CARD, PIXELS)),
-        *(_rate(line.best(what)) for what in (CARD, PIXELS)),
+        *(_ms(line.one(what)) for what in (CARD, pixels)),
+        *(_rate(line.best(what)) for what in (CARD, pixels)),
         "" if memory is None else f"{memory:g}",
         f"{spent:.1f}" if spent else "",
         _against(line, TARGETS.get(line.row.model)) if line.row.who == "scorer" else "",
