@@ -97,6 +97,18 @@ def test_too_few_sources_are_refused_with_what_to_do(streets: Path, tmp_path: Pa
         data.split(data.read(settings(streets / "avenue", tmp_path)), settings(streets, tmp_path))
 
 
+def test_near_copies_in_two_parts_are_refused(streets: Path, tmp_path: Path) -> None:
+    shutil.copytree(streets, tmp_path / "streets")
+    rows = ["path,group", "drive/clear/0.jpg,same", "avenue/clear/0.jpg,same"]
+    (tmp_path / "streets" / "manifest.csv").write_text("\n".join(rows))
+    flags = ["--test", "drive", "--calibrate", "bridge"]
+    asked = settings(tmp_path / "streets", tmp_path, *flags)
+    with pytest.raises(ValueError, match=r"group same has pictures in avenue \(train\) and drive \(test\); put both"):
+        data.split(data.read(asked), asked)
+    together = settings(tmp_path / "streets", tmp_path, *flags, "--test", "avenue")
+    assert set(data.split(data.read(together), together)["test"]) == {"avenue", "drive"}
+
+
 def test_one_label_alone_is_refused_by_its_name(streets: Path, tmp_path: Path) -> None:
     for source in SOURCES[:3]:
         shutil.copytree(streets / source / "clear", tmp_path / source / "clear")

@@ -153,7 +153,7 @@ def _plain(name: str) -> str:
 def split(data: Data, settings: Settings) -> dict[str, list[str]]:
     """Sources by part: train, calibrate, test. Named ones go where they were named, others to the part that lacks most.
 
-    Raises ValueError when a part would lack a label: nothing is ever split at random instead.
+    Raises ValueError when a part would lack a label or a group would be split: nothing is ever split at random instead.
     """
     counts = Counter((p.source, p.label) for p in data.pictures)
     for label, name in enumerate(LABELS):
@@ -178,7 +178,21 @@ def split(data: Data, settings: Settings) -> dict[str, list[str]]:
             f"{'; '.join(poor)}. Add data, name a column that tells places apart (--source-column), or choose "
             "the sources with --test and --calibrate"
         )
+    _require_whole_groups(data, placed)
     return placed
+
+
+def _require_whole_groups(data: Data, placed: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError for near-copies (one group of a manifest) that would train here and be measured there."""
+    part_of = {source: part for part, sources in placed.items() for source in sources}
+    first: dict[str, Labelled] = {}
+    for picture in data.pictures:
+        other = first.setdefault(picture.group, picture)
+        if part_of[other.source] != part_of[picture.source]:
+            raise ValueError(
+                f"group {picture.group} has pictures in {other.source} ({part_of[other.source]}) and {picture.source} "
+                f"({part_of[picture.source]}); put both sources into one part with --test and --calibrate"
+            )
 
 
 def _lacking(load: dict[str, NDArray[np.float64]], size: NDArray[np.float64], fixed: set[str]) -> str:
