@@ -231,7 +231,7 @@ class Journal:
     def counts(self) -> Counts:
         return Counts(self._counts["written"], self._counts["dropped"], self._counts["lost"])
 
-    def flush(self, timeout: float | None = 10.0) -> None:
+    def flush(self, timeout: float | None = 60.0) -> None:
         """Wait until everything taken so far is on disk (tests and tools)."""
         self._change(lambda _: None).result(timeout)
 

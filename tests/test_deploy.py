@@ -44,7 +44,7 @@ def read(name: str) -> Any:
 
 
 def run(*command: str | Path, **options: Any) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, **options)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=600, **options)
     assert done.returncode == 0, f"{shlex.join(str(word) for word in command)}:\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -177,7 +177,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     unit = (DEPLOY / "systemd" / "streetvision-miner@.service").read_text()
     placed = tmp_path / "streetvision-miner@one.service"
     placed.write_text(unit.replace("/opt/streetvision", str(ROOT)))
-    done = subprocess.run(["systemd-analyze", "verify", str(placed)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["systemd-analyze", "verify", str(placed)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert placed.name not in done.stderr, done.stderr
 

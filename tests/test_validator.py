@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import socket
 import threading
 import time
 import typing
@@ -89,7 +90,16 @@ class StockMiner:
     def __enter__(self):
         threading.Thread(target=self.health.serve_forever, daemon=True).start()
         self.axon.start()
+        while not self._listens():
+            time.sleep(0.01)
         return self
+
+    def _listens(self):
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except ConnectionRefusedError:
+            return False
+        return True
 
     def __exit__(self, *_):
         self.axon.stop()

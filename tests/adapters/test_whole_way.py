@@ -52,7 +52,7 @@ def test_from_the_hub_to_an_opinion_in_another_process(
         model.close()
 
 
-def when_back(model: Remote, frames: list[Frame], seconds: float = 60.0) -> list[Opinion]:
+def when_back(model: Remote, frames: list[Frame], seconds: float = 300.0) -> list[Opinion]:
     give_up = time.monotonic() + seconds
     while True:
         try:

@@ -71,7 +71,7 @@ def journal(directory: Path, **changes: Any) -> Journal:
     return Journal(directory, **({"version": lambda: VERSION} | changes))
 
 
-def wait_for(condition: Any, seconds: float = 5.0) -> None:
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
     """Until something another thread does is seen; fails when it never is."""
     give_up = time.monotonic() + seconds
     while not condition():

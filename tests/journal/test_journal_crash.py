@@ -1,4 +1,4 @@
-"""kill -9 in the middle of the work loses at most the last second, and the journal opens whole."""
+"""kill -9 in the middle of the work loses nothing that was written, and the journal opens whole."""
 
 from __future__ import annotations
 
@@ -22,28 +22,31 @@ number = 0
 while True:
     j(requests[number % 20])
     number += 1
-    print(number, time.time(), flush=True)
+    print(number, j.counts.written, flush=True)
     time.sleep(0.002)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [300, 777, 1500])
-def test_kill_9_loses_at_most_the_last_second(tmp_path: Path, after: int) -> None:
+def test_kill_9_loses_at_most_what_waited_to_be_written(tmp_path: Path, after: int) -> None:
+    """What waits is at most half a second old on a machine that keeps up (`miner.journal.LINGER`)."""
     root = Path(__file__).resolve().parents[2]
     script = [sys.executable, "-c", WRITER, str(tmp_path)]
     writer = subprocess.Popen(
         script, stdout=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "PYTHONPATH": "."}
     )
     assert writer.stdout is not None
-    taken: list[float] = []
+    taken = written = 0
     for line in writer.stdout:
-        taken.append(float(line.split()[1]))
-        if len(taken) == after:
+        taken, written = map(int, line.split())
+        if taken >= after and written:
             break
     os.kill(writer.pid, signal.SIGKILL)
-    taken += [float(line.split()[1]) for line in writer.stdout if len(line.split()) == 2]
-    writer.wait(10)
+    rest = [line for line in writer.stdout if line.endswith("\n")]
+    if rest:
+        taken, written = map(int, rest[-1].split())
+    writer.wait()
     writer.stdout.close()
     db = sqlite3.connect(tmp_path / "journal.db")
     (integrity,) = db.execute("PRAGMA integrity_check").fetchone()
@@ -52,6 +55,5 @@ def test_kill_9_loses_at_most_the_last_second(tmp_path: Path, after: int) -> Non
     db.close()
     assert integrity == "ok"
     assert sums == kept  # rows and sums are of the same moment
-    lost = taken[kept:]
-    print(f"taken {len(taken)}, on disk {kept}, lost the last {lost[-1] - lost[0] if lost else 0.0:.3f} s")
-    assert not lost or taken[-1] - lost[0] <= 1.0
+    print(f"taken {taken}, on disk {kept}")
+    assert kept >= written > 0

@@ -28,7 +28,7 @@ class Counter:
     def __call__(self, frames: Sequence[Frame]) -> list[str]:
         self.asked += [each.sha256 for each in frames]
         self.begun.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         return [each.sha256.upper() for each in frames]
 
 
@@ -37,10 +37,10 @@ def test_the_second_waits_for_the_first() -> None:
     shared = Once(count)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(shared, [frame(1), frame(2)])
-        assert count.begun.wait(10)
+        assert count.begun.wait(60)
         second = pool.submit(shared, [frame(2)], True)
         count.go.set()
-        assert second.result(10) == [frame(2).sha256.upper()] == first.result(10)[1:]
+        assert second.result(60) == [frame(2).sha256.upper()] == first.result(60)[1:]
     assert len(count.asked) == 2
 
 
@@ -61,18 +61,18 @@ def test_a_fault_reaches_all_who_wait_and_is_not_remembered() -> None:
 
     def fail(frames: Sequence[Frame]) -> list[int]:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(60)
         raise ModelCrashed("on purpose")
 
     shared = Once(fail)
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(shared, [frame(1)])]
-        assert begun.wait(10)
+        assert begun.wait(60)
         both.append(pool.submit(shared, [frame(1)]))
         go.set()
         for each in both:
             with pytest.raises(ModelCrashed):
-                each.result(10)
+                each.result(60)
     assert shared.known(frame(1).sha256) is None
 
 
@@ -82,7 +82,7 @@ def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Once(count)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(shared, [frame(1)])
-        assert count.begun.wait(10)
+        assert count.begun.wait(60)
         with pytest.raises(ModelTimeout):
             shared([frame(1)])
         assert shared.known(frame(1).sha256) is None, "not there yet"

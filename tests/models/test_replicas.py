@@ -30,7 +30,7 @@ class Named(Fake):
         return [Opinion("m", float(frame.pixels.mean()), 0.0, {"by": self.spec.key}) for frame in frames]
 
 
-def replicas(*models: Model, patience: float = 0.2) -> Replicas:
+def replicas(*models: Model, patience: float = 60.0) -> Replicas:
     made = Replicas([(model, "cpu") for model in models], patience)
     made.load("not used")
     made.warm_up()
@@ -71,16 +71,17 @@ def test_what_a_dead_copy_does_not_answer_the_other_does() -> None:
 
 def test_a_copy_that_hangs_costs_the_others_patience_once() -> None:
     released = threading.Event()
-    model = replicas(Named("one", fault=hang(released)), Named("two"))
+    one = Named("one", fault=hang(released))
+    model = replicas(one, Named("two"), patience=0.2)
     begun = time.monotonic()
     assert by(model.assess(FRAMES)) == {"two": 7}
-    first = time.monotonic() - begun
-    begun = time.monotonic()
+    assert time.monotonic() - begun >= 0.2
     assert by(model.assess(FRAMES)) == {"two": 7}
-    assert time.monotonic() - begun < 0.15 <= 0.2 <= first, "it is waited for again, although it is still at work"
+    assert len(one.batches) == 1, "it is asked again, although it is still at work"
     released.set()
     while not model._copies[0].free:
         time.sleep(0.001)
+    model._patience = 60.0
     assert set(by(model.assess(FRAMES))) == {"one", "two"}
     model.close()
 
@@ -108,15 +109,13 @@ def test_the_second_question_goes_to_a_copy_that_answers() -> None:
     assert isinstance(model, Examiner)
     assert [model.assess_crop(FRAMES[0], []).logit for _ in range(2)] == [3.0, 3.0]
     model.close()
+    released = threading.Event()
+    busy = ReplicasExaminer([(FakeExaminer("m", 0.0, 3.0), "a")])
+    busy._copies[0].start(lambda _: released.wait())
     with pytest.raises(ModelUnavailable, match="busy"):
-        hung(ReplicasExaminer).assess_crop(FRAMES[0], [])
-
-
-def hung(kind: type[ReplicasExaminer]) -> ReplicasExaminer:
-    """All copies at work on something that does not end."""
-    model = kind([(FakeExaminer("m", 0.0, 3.0), "a")])
-    model._copies[0].start(lambda _: threading.Event().wait(5))
-    return model
+        busy.assess_crop(FRAMES[0], [])
+    released.set()
+    busy.close()
 
 
 @pytest.fixture
@@ -140,8 +139,9 @@ def test_the_worker_of_one_card_is_killed_or_stopped_and_the_other_goes_on(
     victim = cards[0].pid
     assert victim is not None
     os.kill(victim, death)
+    model._patience = 0.5
     answered = 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while {opinion.evidence["pid"] for opinion in model.assess(FRAMES)} != {worker.pid for worker in cards}:
         answered += 1
         assert time.monotonic() < deadline, "the killed copy is not back"

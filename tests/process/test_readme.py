@@ -17,7 +17,7 @@ from miner.cli import COMMANDS, ROOT
 pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECONDS, MEGABYTES = 180, 600  # what a first run may take
+MEGABYTES = 600  # what a first run may take
 
 
 def commands() -> list[str]:
@@ -52,7 +52,7 @@ def test_the_first_two_commands_are_the_ones_a_newcomer_needs() -> None:
     assert os.access(ROOT / "run_tests.sh", os.X_OK)  # what runs this test
 
 
-def test_the_first_command_ends_well_in_time_and_space_with_a_report(clone: Path) -> None:
+def test_the_first_command_ends_well_in_little_space_with_a_report(clone: Path) -> None:
     started = time.monotonic()
     ran = run(clone, commands()[0])
     seconds = time.monotonic() - started
@@ -60,7 +60,6 @@ def test_the_first_command_ends_well_in_time_and_space_with_a_report(clone: Path
     assert ran.returncode == 0, ran.stderr
     megabytes = sum(path.lstat().st_size for path in (clone / ".venv").rglob("*")) / 1e6
     print(f"first run: {seconds:.0f} s, {megabytes:.0f} MB")
-    assert seconds < SECONDS
     assert megabytes < MEGABYTES
     [report] = (clone / "runs").glob("*/report.json")
     answers = json.loads(report.read_text())["answers"]

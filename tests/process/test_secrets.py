@@ -58,7 +58,7 @@ async def ask(port: int, payloads: list[bytes]) -> list[int]:
 
 def wait_until_ready(url: str, miner: subprocess.Popen[bytes]) -> str:
     """What /readyz says, once it says 200."""
-    give_up = time.monotonic() + 120.0
+    give_up = time.monotonic() + 600.0
     while miner.poll() is None and time.monotonic() < give_up:
         try:
             with urlopen(url + "/readyz", timeout=5) as answer:
@@ -101,7 +101,7 @@ def test_no_secret_and_no_picture_leaves_a_whole_miner(hotkey: Path, tmp_path: P
                     said += answer.read().decode()
         finally:
             miner.terminate()
-            assert miner.wait(15) == 0
+            assert miner.wait(60) == 0
     said += log.read_text() + trace.read_text()
     pieces = {
         "mnemonic": kept["secretPhrase"],

@@ -64,7 +64,7 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving
         yield Serving(url, tmp_path, versions)
 
 
-def soon(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def soon(holds: Callable[[], bool], seconds: float = 300.0) -> None:
     give_up = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < give_up, "waited in vain"

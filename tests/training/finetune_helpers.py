@@ -50,7 +50,7 @@ def environment() -> dict[str, str]:
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    return subprocess.run(command(*words), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=3600)
 
 
 def pixels(path: Path) -> np.ndarray:

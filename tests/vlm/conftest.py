@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB
 os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-")
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
+atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
 
 MEASURED: list[str] = []  # what the tests timed, shown after them
 
