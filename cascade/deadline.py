@@ -11,7 +11,7 @@ Clock = Callable[[], float]  # seconds, monotonic
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment of a monotonic clock, in seconds. Made by `Deadline.after`, narrowed by `child`, never moved."""
+    """A moment of a monotonic clock, in seconds. Made by `Deadline.after`, never moved."""
 
     at: float
     clock: Clock = time.monotonic
@@ -28,9 +28,3 @@ class Deadline:
     @property
     def passed(self) -> bool:
         return self.clock() >= self.at
-
-    def child(self, fraction: float) -> Deadline:
-        """A deadline that takes `fraction` (0..1) of the time that is left."""
-        if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"expected a fraction in [0, 1], got {fraction}")
-        return Deadline(self.clock() + fraction * self.remaining(), self.clock)

@@ -425,9 +425,7 @@ def reachable(world: World) -> Said:
     except OSError:
         listener = None  # the miner itself is listening
     try:
-        seen = json.loads(
-            world.fetch(f"{world.reflector.rstrip('/')}/port/{announced}", {"Accept": "application/json"})
-        )
+        seen = _reflected(world, f"port/{announced}")
     finally:
         if listener:
             listener.close()
@@ -444,7 +442,7 @@ def announced(world: World) -> Said:
         return warn("nothing announced yet", "serve announces it at its first start")
     figure = f"{mine.ip}:{mine.port}"
     expected_port = settings.external_port or settings.axon_port
-    expected_ip = settings.external_ip or (_outer_address(world) if world.reflector else mine.ip)
+    expected_ip = settings.external_ip or (str(_reflected(world, "json")["ip"]) if world.reflector else mine.ip)
     if (mine.ip, mine.port) != (expected_ip, expected_port):
         remedy = "start serve again with --external-ip and --external-port as they are, or mend these settings"
         return fail(f"{figure} announced, {expected_ip}:{expected_port} expected", remedy)
@@ -456,8 +454,9 @@ def announced(world: World) -> Said:
     return ok(f"{figure} answers")
 
 
-def _outer_address(world: World) -> str:
-    return str(json.loads(world.fetch(f"{world.reflector}/json", None))["ip"])
+def _reflected(world: World, path: str) -> Any:
+    """What the echoip server says. Raises OSError, or ValueError when it is none."""
+    return json.loads(world.fetch(f"{world.reflector.rstrip('/')}/{path}", {"Accept": "application/json"}))
 
 
 def _listen(host: str, at: int) -> socket.socket:

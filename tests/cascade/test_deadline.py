@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from cascade_helpers import Clock
 
 from cascade.deadline import Deadline
@@ -17,12 +16,3 @@ def test_it_counts_down_and_never_below_zero() -> None:
     clock.now += 6.0
     assert deadline.remaining() == 0.0
     assert deadline.passed
-
-
-def test_a_child_takes_a_share_of_what_is_left() -> None:
-    clock = Clock()
-    deadline = Deadline.after(8.0, clock)
-    clock.now += 4.0
-    assert deadline.child(0.5).remaining() == 2.0
-    with pytest.raises(ValueError, match=r"expected a fraction in \[0, 1\], got 2"):
-        deadline.child(2)
