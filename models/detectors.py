@@ -5,6 +5,8 @@ What their labels say of road work is `roadwork_classes.toml`, by the table that
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import boxes
-from models.base import BadWeights, Frame
+from models.base import BadWeights, Frame, ModelTimeout
 from models.boxes import Box, Classes
 from models.catalog import Entry
 from models.detecting import Detecting
@@ -79,15 +81,18 @@ class Yolo(Detecting):
         self.table = known_classes(self.entry, list(self.model.names.values()))
 
     def detect(self, frames: Sequence[Frame]) -> list[list[Box]]:
-        """Boxes per frame, of labels that weigh something, from a score of 0.01."""
+        """Boxes per frame, of labels that weigh something, from a score of 0.01. Raises ModelTimeout."""
         pictures = [np.ascontiguousarray(frame.pixels[..., ::-1]) for frame in frames]  # the package wants BGR
-        results = self.model.predict(
-            pictures,
-            imgsz=self.entry.input_size,
-            conf=self.CONFIDENCE,
-            device=self.device,
-            verbose=False,
-        )
+        with _Heard("ultralytics") as heard:
+            results = self.model.predict(
+                pictures,
+                imgsz=self.entry.input_size,
+                conf=self.CONFIDENCE,
+                device=self.device,
+                verbose=False,
+            )
+        if late := next((said for said in heard.said if "time limit" in said), ""):
+            raise ModelTimeout(f"{self.entry.key}: {late}; the rest of the batch of {len(frames)} has no boxes")
         return [
             [
                 Box.of(each.names[int(label)], score, corners)
@@ -98,6 +103,27 @@ class Yolo(Detecting):
             ]
             for each in results
         ]
+
+
+class _Heard(logging.Handler):
+    """What a logger says in this thread meanwhile. A slow suppression of doubles is given up by the package, which
+    tells its log only, and hands out the rest of the batch as pictures without boxes."""
+
+    def __init__(self, logger: str) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+        self._logger, self._thread = logging.getLogger(logger), threading.get_ident()
+
+    def __enter__(self) -> _Heard:
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.said.append(record.getMessage())
 
 
 def known_classes(entry: Entry, labels: Sequence[str]) -> Classes:

@@ -17,7 +17,7 @@ from test_adapters import checkpoint, head, made
 
 from cascade.batching import Examiner
 from models import boxes, catalog
-from models.base import Frame, ModelError, ModelUnavailable
+from models.base import Frame, ModelError, ModelTimeout, ModelUnavailable
 from models.boxes import Box
 from models.depth import ObjectSize
 from models.detectors import Detector, Yolo
@@ -120,6 +120,21 @@ def test_yolo(checkpoints: Path, frames: list[Frame]) -> None:
             if answer.names[int(label)] in ("truck", "stop sign")
         ]
         same(model.detect([frame])[0], theirs)
+
+
+def test_yolo_that_gave_up_on_a_batch_is_no_answer(frames: list[Frame]) -> None:
+    from ultralytics.utils import LOGGER
+
+    class GivesUp:
+        def predict(self, pictures: list, **_: object) -> list:
+            LOGGER.warning("NMS time limit 2.050s exceeded")
+            return []
+
+    model = catalog.make(catalog.find("yolo11-x"))
+    assert isinstance(model, Yolo)
+    model.model = GivesUp()
+    with pytest.raises(ModelTimeout, match=r"yolo11-x: .*NMS time limit 2\.050s exceeded; the rest of the batch of 2"):
+        model.detect(frames[:2])
 
 
 @pytest.mark.parametrize("key", ["grounding-dino-b", "mm-grounding-dino-l"])
