@@ -206,7 +206,7 @@ def limits(lines: Sequence[Line]) -> list[list[str]]:
     for model, cost in costs.items():
         copy, bf16 = ceilings.get("copy, read and written"), ceilings.get("bf16 product")
         eight = ceilings.get("float8 product, row scales") if cost["float8_gflop"] else bf16
-        if not (copy and bf16 and eight):
+        if not (copy and bf16 and eight and copy["tb_per_s"] and bf16["tflops"] and eight["tflops"]):
             continue
         ms = cost["gb"] / copy["tb_per_s"]
         seconds = cost["bf16_gflop"] / bf16["tflops"] + cost["float8_gflop"] / eight["tflops"]
