@@ -148,8 +148,15 @@ def cells(line: Line, tuned: Line | None) -> list[str]:
         f"{spent:.1f}" if spent else "",
         _against(line, TARGETS.get(line.row.model)) if line.row.who == "scorer" else "",
         _times(line, tuned),
-        line.ended or "done",
+        line.ended or _apart(line) or "done",
     ]
+
+
+def _apart(line: Line) -> str:
+    """The largest distance of a log-odds from the library's in 32 bits, over all grids."""
+    rows = [each for each in line.rows if "equality" in each]
+    kinds = [name for name in rows[0] if name.endswith("off by")] if rows else []
+    return "; ".join(f"{kind} {max(each[kind] for each in rows):g}" for kind in kinds)
 
 
 def _ms(one: Mapping[str, Any] | None) -> str:

@@ -58,6 +58,12 @@ def test_the_table_sets_targets_ratios_and_limits_beside_what_was_measured() -> 
     assert cells(table, "limit")[:3] == ["3.00", "", "1000"]
 
 
+def test_the_largest_distance_from_the_library_is_told() -> None:
+    rows = [{"equality": "4B", "bf16 off by": off, "library bf16 off by": 0.02} for off in (0.01, 0.04)]
+    line = Line(vlm_table.aside("equality", "equal", "4B", 1), rows, "")
+    assert cells(vlm_table.table([line]), "equality")[-1] == "bf16 off by 0.04; library bf16 off by 0.02"
+
+
 @pytest.mark.parametrize(
     ("then", "ended"), [("", ""), ("time.sleep(60)", "cut short after 5 s"), ("sys.exit(3)", "failed (exit 3), see")]
 )
