@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where weights, pictures and figures go")
     parser.add_argument("--tiny", action="store_true", help="tiny networks on the CPU, to see that everything works")
-    parser.add_argument("--limit", type=float, default=75.0, help="seconds that a row may take")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="of the loader")
+    parser.add_argument("--limit", type=float, default=90.0, help="seconds that a row may take")
+    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="of the loader")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)  # in a process of its own
     asked = parser.parse_args(arguments)
     rows = TINY_ROWS if asked.tiny else ROWS
