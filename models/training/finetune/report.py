@@ -9,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from models import metrics
 
@@ -26,22 +27,16 @@ LOOK: dict[str, Any] = {
     "title_justify": "left",
     "caption_justify": "left",
     "box": box.SIMPLE_HEAD,
-    "padding": (0, 1, 0, 0),
+    "padding": 0,
 }
 MEASURES = {"mcc": "MCC", "auc": "AUC", "accuracy": "accuracy"}
 
 
 def show(console: Console, card: Mapping[str, Any], out: Path) -> None:
     """Print it. card: what `package.finish` makes; out: the run's folder."""
-    folder, settings, measured = out / "model", card["settings"], card["measured"]
+    folder, measured = out / "model", card["measured"]
     console.print(f"\n[bold]{card['model_name']}[/]: {card['description']}", highlight=False)
-    parts = {part: [s for s in card["sources"] if s["part"] == part] for part in ("train", "calibrate", "test")}
-    for part, sources in parts.items():
-        work, clear = (sum(s[label] for s in sources) for label in ("roadwork", "clear"))
-        names = ", ".join(s["source"] for s in sources)
-        console.print(f"  {part:9}  {work} road work, {clear} clear: {names}", highlight=False, markup=False)
-    shown = settings["steps"] * settings["batch"]
-    console.print(f"  {'shown':9}  {shown:,} pictures in {settings['steps']:,} steps\n", highlight=False)
+    console.print(_shown(card))
     console.print(_by_kind(measured), _by_source(measured))
     console.print(f"Files in {folder}:", highlight=False, markup=False, soft_wrap=True)
     for name, what in FILES.items():
@@ -53,6 +48,18 @@ def show(console: Console, card: Mapping[str, Any], out: Path) -> None:
     commands += [f"publish --repo YOU/NAME --folder {folder}"]
     for command in commands:  # not wrapped, so that they can be copied
         console.print(f"  ./run_miner.sh {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _shown(card: Mapping[str, Any]) -> Table:
+    """Which sources did what, and how much was shown."""
+    table = Table.grid(padding=(0, 2, 0, 2))
+    for part in ("train", "calibrate", "test"):
+        sources = [s for s in card["sources"] if s["part"] == part]
+        work, clear = (sum(s[label] for s in sources) for label in ("roadwork", "clear"))
+        table.add_row(part, Text(f"{work} road work, {clear} clear: {', '.join(s['source'] for s in sources)}"))
+    steps, batch = card["settings"]["steps"], card["settings"]["batch"]
+    table.add_row("shown", f"{steps * batch:,} pictures in {steps:,} steps\n")
+    return table
 
 
 def _by_kind(measured: Mapping[str, Any]) -> Table:
