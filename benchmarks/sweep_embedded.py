@@ -17,22 +17,24 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from models import metrics
 from models.data.labelled import read_folder
 from models.training import embedded, evaluate
 from models.training.evaluate import best_threshold, probability
-from models.training.fit import fit
+from models.training.fit import Weights, fit
 
 # Changes of `fit` against settings.toml, one means each.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "pasted": {},
-    "plain": {"pasted_share": 0.0},
-    "dense": {"dense_loss": 0.3},
+    "dense": {},
+    "pasted": {"dense_loss": 0.0},
+    "plain": {"dense_loss": 0.0, "pasted_share": 0.0},
     "whole-network": {"frozen": 0},
     "slow": {"learning_rate": 3e-4},
 }
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     settings = embedded.settings_of(None, options.device, options.set, options.quick)
     folds = tomllib.loads((embedded.HERE / "folds.toml").read_text())
-    names = options.networks or [f"pasted/{fold}" for fold in (*folds, "final")]
+    names = options.networks or [f"dense/{fold}" for fold in (*folds, "final")]
     pictures = read_folder(options.data)
     variants = {name: {**settings["fit"], **change} for name, change in VARIANTS.items()}
     members = embedded.members_of(names, variants, folds, pictures, settings)
@@ -54,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     material = embedded.read(pictures, options.data, options.sprites, settings)
     logging.info("read after %.0f s", time.monotonic() - began)
+    keep = partial(embedded.keep, folder=options.out)
     with embedded.Rendering() as rendering:
         coming = {kind: rendering.start(tested, kind, settings["seed"]) for kind in options.views}
-        networks = fit(members, *material, settings, options.seconds, lambda k, n: embedded.keep(k, n, options.out))
+        networks = fit(members, *material, settings, options.seconds, keep, _weights(options.start))
         logging.info("trained after %.0f s", time.monotonic() - began)
         rendered = {kind: rendering.result(parts) for kind, parts in coming.items()}
     logging.info("rendered after %.0f s", time.monotonic() - began)
@@ -76,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table)
     logging.info("all after %.0f s", time.monotonic() - began)
     return 0
+
+
+def _weights(file: Path | None) -> Weights | None:
+    """What `embedded.keep` wrote there."""
+    return {name: value.float() for name, value in torch.load(file, "cpu").items()} if file else None
 
 
 def _row(scores: evaluate.Scores, folds: evaluate.Folds, unlike: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -115,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--networks", nargs="+", metavar="VARIANT/FOLD", help="default: all settings, every fold, final"
     )
+    parser.add_argument("--start", type=Path, help="a <variant>-<fold>.pt to go on from; see models.training.fit.fit")
     parser.add_argument("--seconds", type=float, default=math.inf, help="cut the training to fit")
     parser.add_argument("--views", nargs="*", default=["native", "level1", "level3"])
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE")

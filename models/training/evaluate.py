@@ -1,8 +1,16 @@
-"""What the network is worth on sources it never saw: out-of-fold logits, calibration from other sources, tables."""
+"""What the network is worth on sources it never saw: out-of-fold logits, calibration from other sources, tables.
+
+    python -m models.training.evaluate docs/results/embedded-dense-2026-11-24.json.gz
+
+prints the tables of logits that a training kept (`opinions`).
+"""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -176,6 +184,14 @@ def opinions(
     }
 
 
+def kept(file: Path) -> tuple[Scores, Folds, Sequence[str]]:
+    """What `opinions` put into a compressed file: scores, folds, sources unlike what validators send."""
+    told = json.loads(gzip.decompress(file.read_bytes()))
+    logits = {kind: np.array(values) for kind, values in told["logits"].items()}
+    scores = Scores(np.array(told["label"]), np.array(told["source"]), np.array(told["group"]), logits)
+    return scores, told["folds"], told["unlike"]
+
+
 def _size(file: Path) -> tuple[int, int]:
     with Image.open(file) as picture:
         return picture.size
@@ -251,3 +267,8 @@ def markdown(found: Mapping[str, Any]) -> str:
             accuracy = metrics.told(kinds.get("native", first)[part][name]["accuracy"])
             lines.append(f"| {name} | {s['n']} | {s['positives']} | {' | '.join(cells)} | {accuracy} |")
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    scores, folds, unlike = kept(Path(sys.argv[1]))
+    sys.stdout.write(markdown(results(scores, folds, unlike=unlike)))

@@ -28,6 +28,7 @@ from models.training.compose import KINDS, Dice, Order, compose
 from models.training.wear import worn
 
 log = logging.getLogger(__name__)
+Weights = Mapping[str, Tensor]  # a network's state dict
 PLACE = 16  # pixels of one place of the dense head
 PROBE = 30  # steps after which the time of a step is measured, over as many more
 
@@ -90,13 +91,16 @@ def _shares(present: Collection[tuple[int, int]], how: Mapping[str, Any]) -> dic
 class Trainer:
     """One member's network, optimiser, average and recorded steps."""
 
-    def __init__(self, member: Member, settings: Mapping[str, Any], pool: Any) -> None:
+    def __init__(self, member: Member, settings: Mapping[str, Any], pool: Any, start: Weights | None) -> None:
         self.pool = pool  # of memory that recorded steps share: they run one after the other
         how, device = member.how, settings["device"]
         torch.manual_seed(member.seed)
         self.member = member
-        self.network = pretrained(settings["variant"], dropout=0.2).train().to(device)
+        self.network = pretrained(settings["variant"], dropout=0.2).train()
         self.network.gain.data.fill_(0.5 if how["dense_loss"] else 0.0)
+        if start is not None:
+            self.network.load_state_dict(start)
+        self.network.to(device)
         self.frozen = how["frozen"]
         body = [p for name, p in self.network.named_parameters() if _learns(name, self.frozen)]
         fresh = [p for name, p in self.network.named_parameters() if name.split(".")[0] in _fresh(how)]
@@ -135,6 +139,15 @@ class Trainer:
             kept.copy_(new)
         graph.replay()
         return loss.clone()
+
+    def finished(self, start: Weights | None) -> EfficientNetLite:
+        """The averaged network on the CPU; the mean of its weights and the start's, if it went on from some."""
+        network = self.average.cpu()
+        if start is not None:
+            with torch.no_grad():
+                for name, parameter in network.named_parameters():
+                    parameter.lerp_(start[name], 0.5)
+        return network
 
     def _record(self, values: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...], Tensor]:
         inputs = tuple(v.clone() for v in values)
@@ -235,14 +248,18 @@ def fit(
     settings: Mapping[str, Any],
     seconds: float = math.inf,
     done: Callable[[str, EfficientNetLite], None] = lambda name, network: None,
+    start: Weights | None = None,
 ) -> dict[str, EfficientNetLite]:
     """The averaged network of every member, on the CPU. All members take as many steps.
 
     seconds: what the training may take; the number of steps is cut to fit. done: called with each finished network.
+    start: weights to go on from instead of ImageNet's; what comes out is then the mean of both, which keeps what the
+    start knew of streets that the new ones are not like (WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
+    It must not have seen what a member holds out.
     """
     device, steps = settings["device"], settings["fit"]["steps"]
     shared = torch.cuda.graph_pool_handle() if device != "cpu" else None
-    trainers = [Trainer(member, settings, shared) for member in members]
+    trainers = [Trainer(member, settings, shared, start) for member in members]
     plan, rng, dice = (
         drawing(album.pictures, settings),
         np.random.default_rng(settings["seed"]),
@@ -251,7 +268,9 @@ def fit(
     shapes = [tuple(shape) for shape in settings["shapes"]]
     began, step = time.monotonic(), 0
     while step < steps:
-        pool = _pool(plan, album, sprites, shapes[step % len(shapes)], settings["pool"], rng, dice)
+        if step % settings["pool_steps"] == 0:
+            shape = shapes[step // settings["pool_steps"] % len(shapes)]
+            pool = _pool(plan, album, sprites, shape, settings["pool"], rng, dice)
         losses = []
         for trainer in trainers:
             trainer.schedule(step / steps, steps)
@@ -269,8 +288,8 @@ def fit(
             log.info("%.0f ms a step for %d networks: %d steps", each * 1e3, len(trainers), steps)
     finished = {}
     for trainer in trainers:
-        finished[trainer.member.name] = trainer.average.cpu()
-        done(trainer.member.name, trainer.average)
+        finished[trainer.member.name] = trainer.finished(start)
+        done(trainer.member.name, finished[trainer.member.name])
     return finished
 
 

@@ -19,7 +19,7 @@ from models.training import embedded, evaluate, export, paste, views
 from models.training.album import album, sprites
 from models.training.backbone import pretrained
 from models.training.compose import KINDS, Dice, Order, compose
-from models.training.fit import Member, Pool, drawing
+from models.training.fit import Member, Pool, Trainer, drawing
 from models.training.wear import jpeg, worn
 
 # torch's exporter uses a name of its own that it has deprecated.
@@ -183,6 +183,17 @@ def test_a_batch_never_has_a_held_out_pixel_and_both_labels_alike(seed: int, hel
     assert len(rows) == 8
     assert wished[rows].sum() == 4
     assert held_out not in {*sources[rows], *suppliers[rows]}
+
+
+def test_going_on_from_weights_starts_there_and_gives_the_mean_of_both() -> None:
+    start = {name: torch.rand_like(value) for name, value in pretrained().state_dict().items()}
+    trainer = Trainer(Member("one", set(), quick()["fit"], 0), quick(), None, start)  # type: ignore[arg-type]
+    assert all(torch.equal(value, start[name]) for name, value in trainer.network.state_dict().items())
+    with torch.no_grad():
+        trainer.average.classifier.bias += 2.0  # as if it had learnt
+    mean = trainer.finished(start).state_dict()
+    assert torch.allclose(mean.pop("classifier.bias"), start["classifier.bias"] + 1.0)
+    assert all(torch.allclose(value, start[name]) for name, value in mean.items())
 
 
 def test_a_fold_that_leaves_one_label_is_refused() -> None:
