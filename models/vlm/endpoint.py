@@ -155,6 +155,7 @@ class Endpoint(VisualQuestion):
         }
         if self._ids:
             body |= {"logprob_token_ids": [*self._ids[0], *self._ids[1]], "return_tokens_as_token_ids": True}
+            body |= {"chat_template_kwargs": {"enable_thinking": False}}  # else the one token may be a thought's first
         else:
             body |= {"top_logprobs": MOST_LIKELY}
         answer = await self._post("/chat/completions", body)

@@ -172,7 +172,9 @@ class Engine(VisualQuestion):
         """The chat as the model's own template writes it, with the picture's data beside it."""
         from vllm.renderers.params import ChatParams
 
-        kwargs = {"tokenize": False, "add_generation_prompt": True}
+        # A template that begins a thought by itself would put the one token that is scored into it.
+        thinks = self.prompt.thought is not None
+        kwargs = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinks}
         messages = [{**message, "content": [_shown(part, picture) for part in message["content"]]} for message in chat]
         _, prompt = await self._llm.renderer.render_messages_async(messages, ChatParams(chat_template_kwargs=kwargs))
         return dict(prompt)

@@ -256,14 +256,14 @@ def test_a_model_that_is_not_served_or_a_server_that_is_not_there_is_said_at_onc
 
 
 @pytest.fixture(scope="module")
-def vllm_serve(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def vllm_serve(thinking_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real server; its log is shown if it does not come up."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
     server = "vllm.entrypoints.openai.api_server"  # what `vllm serve` starts; the command wants the package for cards
-    command = [sys.executable, "-m", server, "--model", str(checkpoint), "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", server, "--model", str(thinking_checkpoint), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--served-model-name", "tiny", "--api-key", SECRET, "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "2048", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
     surroundings = os.environ | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}

@@ -22,9 +22,9 @@ FRAMES = [picture(0), picture(1, (256, 320)), picture(2, (224, 224)), picture(3,
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint: Path) -> Iterator[Engine]:
+def engine(thinking_checkpoint: Path) -> Iterator[Engine]:
     """One start for the file. It can think from the start; the tests that do not want to say so."""
-    engine = small_engine(checkpoint)
+    engine = small_engine(thinking_checkpoint)
     with pytest.raises(ModelUnavailable, match="not loaded"):
         engine.assess(FRAMES)
     engine.prompt = engine.prompt.model_copy(update={"thought": THOUGHT})
