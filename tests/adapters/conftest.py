@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,19 @@ os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which torc
 import torch
 
 from models.base import Frame
+from models.detecting import detectors
 
 torch.set_num_threads(1)
 atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_detector_stays() -> Iterator[None]:
+    """Detectors of a process know each other: what a file left loaded would answer in the next file's tests, for as
+    long as the garbage collector lets it."""
+    yield
+    for left in detectors("cpu"):
+        left.close()
 
 
 @pytest.fixture(scope="session")
