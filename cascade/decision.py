@@ -63,7 +63,7 @@ class Decision:
         return None
 
     def _contradicted(self, rule: SecondQuestion) -> Boxes | None:
-        doubter = rule.doubter or rule.model
+        doubter = rule.says_no
         if rule.model not in self._opinions or doubter not in self._opinions:
             return None
         pointing = [

@@ -62,6 +62,11 @@ class SecondQuestion(Part):
     when_logit_gap: float = Field(gt=0)
     timeout_ms: float = Field(default=2000.0, gt=0)
 
+    @property
+    def says_no(self) -> str:
+        """The member that sees nothing."""
+        return self.doubter or self.model
+
 
 class Profile(Part):
     """One way to decide.
@@ -95,7 +100,7 @@ class Profile(Part):
             if twice := sorted({key for key in keys if keys.count(key) > 1}):
                 raise ValueError(f"expected each {what} once, got {', '.join(twice)} more than once")
         for rule in self.second_questions:
-            for what, key in (("model", rule.model), ("doubter", rule.doubter or rule.model)):
+            for what, key in (("model", rule.model), ("doubter", rule.says_no)):
                 if key not in models:
                     raise ValueError(f"second_questions.{what}: expected a member, got {key!r}")
         if self.fit and (strange := sorted(set(self.fit.pooled.weights) ^ set(models))):
