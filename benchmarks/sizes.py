@@ -77,6 +77,9 @@ def dinov3(width: int, layers: int, heads: int, inner: int, gated: bool = False)
 
 
 SO400M = {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16, "intermediate_size": 4304}
+# CLIP ViT-L, which OWLv2 is built on too.
+LARGE_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+LARGE_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 
 
 def siglip_vision(directory: Path) -> None:
@@ -97,20 +100,8 @@ def siglip(directory: Path) -> None:
 def clip(directory: Path) -> None:
     words = tiny.tokenizer(directory, 77, eos_token="[SEP]", bos_token="[CLS]")
     config = tf.CLIPConfig(
-        text_config={
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_attention_heads": 12,
-            "eos_token_id": words.eos_token_id,
-        },
-        vision_config={
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 336,
-            "patch_size": 14,
-        },
+        text_config={**LARGE_TEXT, "eos_token_id": words.eos_token_id},
+        vision_config={**LARGE_VISION, "image_size": 336, "patch_size": 14},
         projection_dim=768,
     )
     pictures = tf.CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=square(336))
@@ -153,21 +144,8 @@ def grounding(config_class: Any, model_class: Any, width: int, heads: list[int])
 def owlv2(directory: Path) -> None:
     words = tiny.tokenizer(directory, 16, eos_token="[SEP]", bos_token="[CLS]")
     config = tf.Owlv2Config(
-        text_config={
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "eos_token_id": words.eos_token_id,
-        },
-        vision_config={
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 1008,
-            "patch_size": 14,
-        },
+        text_config={**LARGE_TEXT, "eos_token_id": words.eos_token_id},
+        vision_config={**LARGE_VISION, "image_size": 1008, "patch_size": 14},
         projection_dim=768,
     )
     pictures = tf.Owlv2ImageProcessor(size=square(1008))
