@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from models import metrics
 from models.data.labelled import read_folder
 from models.training import embedded, evaluate
 from models.training.evaluate import best_threshold, probability
-from models.training.fit import Weights, fit
+from models.training.fit import fit
 
 # Changes of `fit` against settings.toml, one means each.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -57,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     material = embedded.read(pictures, options.data, options.sprites, settings)
     logging.info("read after %.0f s", time.monotonic() - began)
     keep = partial(embedded.keep, folder=options.out)
+    start = embedded.kept(options.start) if options.start else None
     with embedded.Rendering() as rendering:
         coming = {kind: rendering.start(tested, kind, settings["seed"]) for kind in options.views}
-        networks = fit(members, *material, settings, options.seconds, keep, _weights(options.start))
+        networks = fit(members, *material, settings, options.seconds, keep, start)
         logging.info("trained after %.0f s", time.monotonic() - began)
         rendered = {kind: rendering.result(parts) for kind, parts in coming.items()}
     logging.info("rendered after %.0f s", time.monotonic() - began)
@@ -79,11 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table)
     logging.info("all after %.0f s", time.monotonic() - began)
     return 0
-
-
-def _weights(file: Path | None) -> Weights | None:
-    """What `embedded.keep` wrote there."""
-    return {name: value.float() for name, value in torch.load(file, "cpu").items()} if file else None
 
 
 def _row(scores: evaluate.Scores, folds: evaluate.Folds, unlike: Sequence[str]) -> dict[str, dict[str, float]]:

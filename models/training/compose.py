@@ -126,9 +126,14 @@ def _grid(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
     return functional.affine_grid(boxes, [len(boxes), 1, *shape], align_corners=False)
 
 
+def _unit(points: Tensor, frames: Tensor) -> Tensor:
+    """Pixels of square frames as `grid_sample` wants them: -1..1 from edge to edge."""
+    return points * (2 / frames.shape[-1]) - 1
+
+
 def _sampled(frames: Tensor, boxes: Tensor, shape: tuple[int, int]) -> Tensor:
     """(B, 3, H, W): sampled at twice the resolution, then averaged: no aliasing down to a quarter of the size."""
-    fine = _grid(boxes, (2 * shape[0], 2 * shape[1])) * (2 / frames.shape[-1]) - 1
+    fine = _unit(_grid(boxes, (2 * shape[0], 2 * shape[1])), frames)
     return functional.avg_pool2d(functional.grid_sample(frames.float(), fine, align_corners=False), 2)
 
 
@@ -171,10 +176,7 @@ def _things(album: Album, sprites: Sprites, order: Order, frames: Tensor, size: 
     work = (work & valid).gather(1, near_to_far)
     textures = textures.gather(1, near_to_far[..., None, None, None, None].expand_as(textures))
     around = functional.adaptive_avg_pool2d(frames.float().mean(1, keepdim=True), 12)
-    where = (
-        torch.stack([x, foot - tall], -1).gather(1, near_to_far[..., None].expand(-1, -1, 2)) * (2 / frames.shape[-1])
-        - 1
-    )
+    where = _unit(torch.stack([x, foot - tall], -1).gather(1, near_to_far[..., None].expand(-1, -1, 2)), frames)
     local = functional.grid_sample(around, where[:, None], padding_mode="border", align_corners=False)[:, 0, 0]
     tone = (0.4 + 0.6 * local / 118).clamp(0.2, 1.6) * dice.uniform(count, SLOTS, low=0.7, high=1.2)
     return _Things(
@@ -243,7 +245,7 @@ def _pieces(album: Album, order: Order, rows: Tensor, dice: Dice) -> Tensor:
     boxes = torch.cat([torch.diag_embed(half), centre[..., None]], 2)
     frames = album.pixels[donors].float()
     where = _grid(boxes, (TEXTURE, TEXTURE)).view(len(donors), PIECES * TEXTURE, TEXTURE, 2)
-    colours = functional.grid_sample(frames, where * (2 / frames.shape[-1]) - 1, align_corners=False)
+    colours = functional.grid_sample(frames, _unit(where, frames), align_corners=False)
     colours = colours.view(len(donors), 3, PIECES, TEXTURE, TEXTURE).transpose(1, 2).flatten(0, 1)
     tint = torch.tensor([[235.0, 95.0, 25.0], [240.0, 190.0, 30.0], [205.0, 30.0, 30.0]], device=device)
     tint = tint[(dice.uniform(count) * 3).long()][..., None, None]

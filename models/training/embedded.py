@@ -29,7 +29,7 @@ from models.data.labelled import Labelled, close_ups, read_folder
 from models.training import evaluate, export
 from models.training.album import Album, Sprites, album, sprites
 from models.training.backbone import EfficientNetLite
-from models.training.fit import Member, fit
+from models.training.fit import Member, Weights, fit
 from models.training.views import EVALUATED, Pixels, evaluation_views, render
 
 log = logging.getLogger(__name__)
@@ -149,6 +149,11 @@ def keep(name: str, network: EfficientNetLite, folder: Path) -> None:
     """The weights in half precision, as soon as they are there."""
     weights = {key: value.half() for key, value in network.state_dict().items()}
     torch.save(weights, folder / f"{name.replace('/', '-')}.pt")
+
+
+def kept(file: Path) -> Weights:
+    """What `keep` wrote there, in single precision."""
+    return {key: value.float() for key, value in torch.load(file, "cpu").items()}
 
 
 class Rendering:

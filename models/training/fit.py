@@ -95,7 +95,7 @@ class Trainer:
         self.pool = pool  # of memory that recorded steps share: they run one after the other
         how, device = member.how, settings["device"]
         torch.manual_seed(member.seed)
-        self.member = member
+        self.member, self.start = member, start
         self.network = pretrained(settings["variant"], dropout=0.2).train()
         self.network.gain.data.fill_(0.5 if how["dense_loss"] else 0.0)
         if start is not None:
@@ -140,13 +140,13 @@ class Trainer:
         graph.replay()
         return loss.clone()
 
-    def finished(self, start: Weights | None) -> EfficientNetLite:
+    def finished(self) -> EfficientNetLite:
         """The averaged network on the CPU; the mean of its weights and the start's, if it went on from some."""
         network = self.average.cpu()
-        if start is not None:
+        if self.start is not None:
             with torch.no_grad():
                 for name, parameter in network.named_parameters():
-                    parameter.lerp_(start[name], 0.5)
+                    parameter.lerp_(self.start[name], 0.5)
         return network
 
     def _record(self, values: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...], Tensor]:
@@ -288,8 +288,8 @@ def fit(
             log.info("%.0f ms a step for %d networks: %d steps", each * 1e3, len(trainers), steps)
     finished = {}
     for trainer in trainers:
-        finished[trainer.member.name] = trainer.finished(start)
-        done(trainer.member.name, finished[trainer.member.name])
+        finished[trainer.member.name] = network = trainer.finished()
+        done(trainer.member.name, network)
     return finished
 
 

@@ -191,7 +191,7 @@ def test_going_on_from_weights_starts_there_and_gives_the_mean_of_both() -> None
     assert all(torch.equal(value, start[name]) for name, value in trainer.network.state_dict().items())
     with torch.no_grad():
         trainer.average.classifier.bias += 2.0  # as if it had learnt
-    mean = trainer.finished(start).state_dict()
+    mean = trainer.finished().state_dict()
     assert torch.allclose(mean.pop("classifier.bias"), start["classifier.bias"] + 1.0)
     assert all(torch.allclose(value, start[name]) for name, value in mean.items())
 
