@@ -65,11 +65,11 @@ ROWS = (
     vllm("tuned", "4B", 210),
     scorer("8B-fp8", 90),
     scorer("32B-fp8", 110),
+    vllm("shipped", "4B", 190),
     aside("transformers", "eager", "4B", 90),
     aside("equality", "equal", "4B", 90),
     aside("transformers", "eager", "8B", 60),
     aside("transformers", "eager", "32B", 90),
-    vllm("shipped", "4B", 190),
     Row("end to end", "8B", "-m benchmarks.vlm_end_to_end --out {out} --size 8B", 120),
     aside("start-up", "start-up", "8B-fp8", 120),
 )
