@@ -260,7 +260,30 @@ def speed(report: Report, name: str, folders: Path, batches: Sequence[int], prof
         times = (220 if batch == 1 else 15) if device == "cuda" else 5
         walls = [_wall(partial(scorer.answers, frames, chats)) for _ in range(times)]
         report.row(model=name, what="pixels to log-odds", **rates(np.array(walls[3:]), batch))
+    if device == "cuda":
+        one_call(report, name, scorer, forward._graphs[1][0])
     scorer.close()
+
+
+def one_call(report: Report, name: str, scorer: Scorer, replay: Callable[[], None]) -> None:
+    """Where the time of one picture of the validators' goes: wall times, each waited for as an answer is."""
+    from models.pictures import gathered, resized, uploaded
+
+    frame, card = Frame.of(np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)), torch.device("cuda")
+    wire, before = scorer._forward(SQUARE, wire=True), scorer._forward(SQUARE)
+    stages: dict[str, Callable[[], Any]] = {
+        "nothing": lambda: None,
+        "upload": lambda: uploaded([frame], card),
+        "upload, resize": lambda: resized([frame], *scorer._pixels(SQUARE), card),
+        "replay": replay,
+        "resized before the graph": lambda: before(resized([frame], *scorer._pixels(SQUARE), card)).tolist(),
+        "resized in the graph": lambda: wire(gathered([frame], card)).tolist(),
+        "the whole call": lambda: scorer.answers([frame], scorer.prompt.chats),
+    }
+    with torch.inference_mode():
+        for stage, run in stages.items():
+            walls = [_wall(lambda run=run: (run(), torch.cuda.synchronize())) for _ in range(103)]
+            report.row(model=name, stage=stage, p50_ms=round(float(np.median(walls[3:])), 3))
 
 
 def costs(config: Any, float8: bool) -> dict[str, float]:

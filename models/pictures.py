@@ -67,13 +67,13 @@ def resized(frames: Sequence[Frame], height: int, width: int, device: torch.devi
     """Frames of any sizes as uint8 (N, 3, height, width) on the device: the bicubic, antialiased resize of the
     library's own processors, for a model that normalises in its graph."""
 
-    def same_size(own: Sequence[Frame]) -> torch.Tensor:
-        pixels: torch.Tensor = functional.resize(
-            uploaded(own, device), [height, width], InterpolationMode.BICUBIC, antialias=True
-        )
-        return pixels
+    return by_size(lambda own: to_size(uploaded(own, device), height, width), frames)
 
-    return by_size(same_size, frames)
+
+def to_size(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """uint8 (N, 3, H, W) to (N, 3, height, width), as `resized` does it; can be recorded."""
+    found: torch.Tensor = functional.resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True)
+    return found
 
 
 def by_size(steps: Callable[[Sequence[Frame]], torch.Tensor], frames: Sequence[Frame]) -> torch.Tensor:
@@ -90,10 +90,15 @@ def by_size(steps: Callable[[Sequence[Frame]], torch.Tensor], frames: Sequence[F
 
 def uploaded(frames: Sequence[Frame], device: torch.device) -> torch.Tensor:
     """Frames of one size as uint8 (N, 3, H, W) on the device: one copy, which nobody waits for."""
+    return gathered(frames, device).to(device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+def gathered(frames: Sequence[Frame], device: torch.device) -> torch.Tensor:
+    """Frames of one size as uint8 (N, H, W, 3) on the host, pinned for a card: torch keeps it until a copy arrived."""
     height, width = frames[0].pixels.shape[:2]
     host = torch.empty((len(frames), height, width, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
     np.stack([frame.pixels for frame in frames], out=host.numpy())
-    return host.to(device, non_blocking=True).permute(0, 3, 1, 2)  # torch keeps the pinned memory until it arrived
+    return host
 
 
 def prepared(processor: Any, pixels: torch.Tensor) -> torch.Tensor:

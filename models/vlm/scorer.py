@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 LARGEST = 64 * 66  # tokens of pictures in one batch: 64 small ones, or 16 of the largest
 SPARE = 64  # tokens that a second question may be longer than the first
 KEPT = 8  # questions of which is kept what they leave behind: up to 150 MB each
+WIRE = (224, 224)  # pixels of what validators send: such pictures are resized within the graph
 SPLITS = 32  # chats whose tokens are known
 AT_ONCE = {"add_generation_prompt": True, "enable_thinking": False}  # templates that know no thoughts ignore the second
 
@@ -101,7 +102,7 @@ class Scorer(VisualQuestion):
         self._ask(self.prompt.chats)
 
     def warm_up(self) -> None:
-        """Record every grid and batch size, then one blank picture."""
+        """Record every grid and batch size; then one blank picture, of the validators' size."""
         for level in self._grids:
             for grid in level:
                 self._forward(grid)
@@ -134,25 +135,35 @@ class Scorer(VisualQuestion):
             import_module("torch").cuda.empty_cache()
 
     def _scored(self, frames: Sequence[Frame], grid: Any) -> list[list[float]]:
-        device = import_module("torch").device(self.device)
-        size = grid.rows * self._token, grid.columns * self._token
-        pictures = import_module("models.pictures").resized(frames, *size, device)
-        rows: list[list[float]] = self._forward(grid)(pictures).tolist()
+        pictures, device = import_module("models.pictures"), import_module("torch").device(self.device)
+        if all(frame.size == WIRE for frame in frames):
+            logits = self._forward(grid, wire=True)(pictures.gathered(frames, device))
+        else:
+            logits = self._forward(grid)(pictures.resized(frames, *self._pixels(grid), device))
+        rows: list[list[float]] = logits.tolist()
         return rows
 
-    def _forward(self, grid: Any) -> Callable[[Any], Any]:
-        """uint8 (N, 3, H, W) -> log-odds (N, questions); recorded, on a card."""
-        if grid not in self._graphs:
-            run = partial(self._model.log_odds, grid=grid, memory=self._memory)
-            self._graphs[grid] = self._recorded(run, grid) if self.device.startswith("cuda") else run
-        return self._graphs[grid]
+    def _forward(self, grid: Any, wire: bool = False) -> Callable[[Any], Any]:
+        """uint8 (N, 3, H, W) of the grid's size, or (N, *WIRE, 3), -> log-odds (N, questions); recorded, on a card."""
+        if (grid, wire) not in self._graphs:
+            run = partial(self._from_wire if wire else self._model.log_odds, grid=grid, memory=self._memory)
+            shape = (1, *WIRE, 3) if wire else (1, 3, *self._pixels(grid))
+            self._graphs[grid, wire] = self._recorded(run, grid, shape) if self.device.startswith("cuda") else run
+        return self._graphs[grid, wire]
 
-    def _recorded(self, run: Callable[[Any], Any], grid: Any) -> Callable[[Any], Any]:
+    def _from_wire(self, pictures: Any, grid: Any, memory: Any) -> Any:
+        fitting = import_module("models.pictures").to_size(pictures.permute(0, 3, 1, 2), *self._pixels(grid))
+        return self._model.log_odds(fitting, grid, memory)
+
+    def _pixels(self, grid: Any) -> tuple[int, int]:
+        """Height, width."""
+        return grid.rows * self._token, grid.columns * self._token
+
+    def _recorded(self, run: Callable[[Any], Any], grid: Any, shape: tuple[int, ...]) -> Callable[[Any], Any]:
         torch, graphs = import_module("torch"), import_module("models.cuda_graphs")
         if not self._graphs:
             self._pool = torch.cuda.graph_pool_handle()  # one for all grids: only one runs at a time
-        size = (1, 3, grid.rows * self._token, grid.columns * self._token)
-        example = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        example = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         with self._typed(ModelCrashed, f"recording grid {grid}"):
             recorded: Callable[[Any], Any] = graphs.Graphs(
                 run, example, sizes=self._sizes(grid), record=lambda work, _: graphs.record(work, self._pool)
