@@ -143,7 +143,7 @@ async def flooder_beside_a_validator() -> Found:
 UNDECIDED = {
     r"band = \[.*?\]": "band = [0.0, 1.0]",
     r"min_side = \d+": "min_side = 0",
-    r"max_size = 1,.*?\}": "max_size = 16, max_wait_ms = 100 }",
+    r"max_size = 1 \}": "max_size = 16, max_wait_ms = 100 }",
 }
 
 

@@ -24,7 +24,8 @@ class ProfileError(ValueError):
 
 
 class Batching(Part):
-    """How requests of concurrent callers are put together: at most `max_size`, waiting `max_wait_ms` for more."""
+    """How requests of concurrent callers are put together: at most `max_size`, those that came while the model was at
+    work. `max_wait_ms` lets the first one wait for more even when the model is idle."""
 
     max_size: int = Field(default=8, ge=1)
     max_wait_ms: float = Field(default=0.0, ge=0)

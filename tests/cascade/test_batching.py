@@ -90,7 +90,20 @@ async def test_callers_take_turns() -> None:
     assert len(queue) == 0
 
 
-async def test_it_waits_a_moment_for_more() -> None:
+async def test_an_idle_model_begins_at_once_and_others_gather_while_it_works() -> None:
+    gate = Gate()
+    model = Fake("fake", value, fault=gate)
+    async with working(model, Batching(max_size=4)) as worker:
+        first = await held(worker, gate)  # begun, with nobody else there
+        jobs = [job(number) for number in range(6)]
+        for each in jobs:
+            worker.put(each)
+        gate.open.set()
+        await asyncio.gather(first.future, *(each.future for each in jobs))
+    assert model.batches == [1, 4, 2]
+
+
+async def test_it_waits_a_moment_for_more_where_the_profile_says_so() -> None:
     model = Fake("fake", value)
     async with working(model, Batching(max_size=3, max_wait_ms=40_000.0)) as worker:
         jobs = [job(number) for number in range(3)]

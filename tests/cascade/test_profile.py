@@ -41,6 +41,11 @@ def test_shipped_profiles_load_and_name_models_of_the_catalog(name: str) -> None
     assert profile.tiers[0].required
 
 
+@pytest.mark.parametrize("name", shipped())
+def test_no_picture_waits_for_others_at_an_idle_model(name: str) -> None:
+    assert not any(member.batching.max_wait_ms for member in load(name).members)
+
+
 def test_all_shipped_profiles_are_listed() -> None:
     assert shipped() == ["consensus", "embedded", "one-80gb", "two-80gb"]
 

@@ -131,7 +131,7 @@ expected_ms = {expected_ms:.0f}
 [[tiers.members]]
 model = "{name}"
 timeout_ms = 5000
-batching = {{ max_size = 8, max_wait_ms = 0 }}
+batching = {{ max_size = 8 }}
 """,
         encoding="utf-8",
     )
