@@ -1,8 +1,8 @@
 """Yes or no about a picture at the speed the card allows: VLMs of known structure through a forward of fixed shapes.
 
 What an engine schedules, this decides beforehand: a picture goes to the nearest of a few grids, a batch to the next
-power of two, and for each pair the whole way from pixels to log-odds is one recorded graph. Text before the picture is
-computed once per question. Which models: `models.vlm.forward.FAMILIES`. For thinking, and for other models, there is
+of a few sizes, and for each pair the whole way from pixels to log-odds is one recorded graph. Text before the picture
+is computed once per question. Which models: `models.vlm.forward.FAMILIES`. For thinking, and for other models, there is
 `models.vlm.engine`.
 """
 
@@ -25,6 +25,7 @@ from models.vlm.prompts import Chat
 
 log = logging.getLogger(__name__)
 
+SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # of recorded batches; one is padded to the next, which costs its share
 LARGEST = 64 * 66  # tokens of pictures in one batch: 64 small ones, or 16 of the largest
 SPARE = 64  # tokens that a second question may be longer than the first
 KEPT = 8  # questions of which is kept what they leave behind: up to 150 MB each
@@ -171,8 +172,7 @@ class Scorer(VisualQuestion):
         return recorded
 
     def _sizes(self, grid: Any) -> list[int]:
-        sizes = import_module("models.cuda_graphs").SIZES
-        return [size for size in sizes if size == 1 or size * self._memory.questions * grid.tokens <= LARGEST]
+        return [size for size in SIZES if size == 1 or size * self._memory.questions * grid.tokens <= LARGEST]
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
