@@ -27,6 +27,7 @@ from benchmarks.callers import MINER, VALIDATOR, ask
 from benchmarks.vlm_scorer import Report, asked_briefly, configuration, folder, random_weights, rates
 from cascade.engine import Engine
 from cascade.profile import Batching, Member, Profile, Tier
+from cascade.verdict import Verdict
 from miner.decode import decode
 from miner.gate import Rate, Rules
 from miner.metagraph import Neuron
@@ -114,12 +115,23 @@ async def measure(report: Report, folders: Path, options: argparse.Namespace) ->
             answered.clear()
             ms, rate = await ask(edge.port, count, options.seconds)
             row = rates(np.array(ms), count) | {"pictures_per_s": round(rate, 1), "answers": len(ms)}
-            both = sum(each.verdict is not None and len(each.verdict.opinions) == 2 for each in answered)
-            row |= {"workers": options.workers, "both_tiers": both}
+            verdicts = [each.verdict for each in answered if each.verdict and len(each.verdict.opinions) == 2]
+            row |= {"workers": options.workers, "both_tiers": len(verdicts)}
+            row |= {"median_ms": medians(verdicts) | {"service": _median([each.seconds * 1e3 for each in answered])}}
             report.row(end_to_end=f"{ENCODER}, then {options.size}-fp8", what="socket to answer", **row)
-            if both < len(answered):
+            if len(verdicts) < len(answered):
                 lacking = next(each for each in answered if each.verdict is None or len(each.verdict.opinions) != 2)
-                raise RuntimeError(f"{len(answered) - both} of {len(answered)} answers lack a tier: {lacking.verdict}")
+                raise RuntimeError(f"{len(answered) - len(verdicts)} answers lack a tier: {lacking.verdict}")
+
+
+def medians(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Where the time of an answer went: in each model with its batch, and in the cascade with both."""
+    models = {model: [v.opinions[at].milliseconds for v in verdicts] for at, model in enumerate(("encoder", "scorer"))}
+    return {name: _median(ms) for name, ms in {**models, "cascade": [v.milliseconds for v in verdicts]}.items()}
+
+
+def _median(ms: Sequence[float]) -> float:
+    return round(float(np.median(ms)), 2)
 
 
 def main(given: Sequence[str] | None = None) -> int:
