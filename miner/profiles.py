@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cascade import profile
 from cascade.profile import Profile, ProfileError
-from models.catalog import CatalogError, add
+from models.catalog import CatalogError, Entry, add, entries
 
 
 def load(path_or_name: str | Path) -> Profile:
@@ -18,3 +18,8 @@ def load(path_or_name: str | Path) -> Profile:
         except CatalogError as error:
             raise ProfileError(str(error)) from error
     return found
+
+
+def members(name: str) -> list[Entry]:
+    """What the catalog says of a profile's models, those it does not know left out. Raises ProfileError."""
+    return [entries()[member.model] for member in load(name).members if member.model in entries()]

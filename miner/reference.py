@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic_settings import BaseSettings
 
 from miner.cli import COMMANDS
-from miner.doctor import CHECKS
+from miner.doctor.examination import CHECKS
 from miner.settings import Settings, variables
 from miner.telemetry import Metrics
 

@@ -17,10 +17,15 @@ from urllib.error import HTTPError
 import pytest
 
 from cascade.profile import load
-from miner import doctor
+from miner import profiles
 from miner.chain import ChainAway, ChainUnreadable, Description
 from miner.commands.doctor import main
-from miner.doctor import CHECKS, ChainFacts, Finding, Outcome, World, examine
+from miner.doctor import chain as on_chain
+from miner.doctor import machine, weights
+from miner.doctor import world as outside
+from miner.doctor.examination import CHECKS, examine
+from miner.doctor.finding import Finding, Outcome
+from miner.doctor.world import ChainFacts, World
 from miner.gpu import Card, NoCards
 from miner.learning.candidate import Candidate
 from miner.learning.judging import Judgement
@@ -82,7 +87,7 @@ def look(name: str, at: World) -> Finding:
 def test_a_bare_machine_gets_every_check_and_no_crash(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "PATIENCE", 0.2)
+    monkeypatch.setattr(outside, "PATIENCE", 0.2)
     failed = main(["--json", "--state-dir", str(tmp_path), "--chain-endpoint", "ws://127.0.0.1:1"])
     told = json.loads(capsys.readouterr().out)
     assert [check["name"] for check in told["checks"]] == list(CHECKS)
@@ -152,7 +157,7 @@ def ntp_server() -> Iterator[tuple[int, float]]:
 
     def answer() -> None:
         _, client = wire.recvfrom(512)
-        now = time.time() + 10 + doctor.NTP_EPOCH
+        now = time.time() + 10 + outside.NTP_EPOCH
         stamp = struct.pack("!II", int(now), int(now % 1 * 2**32))
         wire.sendto(b"\x24" + 31 * b"\0" + stamp + stamp, client)
 
@@ -165,7 +170,7 @@ def ntp_server() -> Iterator[tuple[int, float]]:
 
 def test_the_offset_comes_from_a_time_servers_answer(ntp_server: tuple[int, float]) -> None:
     port, ahead = ntp_server
-    assert doctor.clock_offset("127.0.0.1", port) == pytest.approx(ahead, abs=5.0)
+    assert outside.clock_offset("127.0.0.1", port) == pytest.approx(ahead, abs=5.0)
 
 
 def test_cards_are_named_with_driver_and_cuda(tmp_path: Path) -> None:
@@ -177,8 +182,8 @@ def test_cards_are_named_with_driver_and_cuda(tmp_path: Path) -> None:
 def test_video_memory_is_held_against_the_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_gb: float | None, verdict: Outcome
 ) -> None:
-    on_card = next(entry for entry in doctor.entries().values() if entry.isolated and entry.memory_gb)
-    monkeypatch.setattr(doctor, "members", lambda _: [on_card])
+    on_card = next(entry for entry in profiles.entries().values() if entry.isolated and entry.memory_gb)
+    monkeypatch.setattr(machine, "members", lambda _: [on_card])
     used = int(CARD.memory_total - (free_gb or 0) * 1e9)
     cards = no_cards if free_gb is None else lambda: [replace(CARD, memory_used=used)]
     assert look("video memory", world(tmp_path, cards=cards)).verdict is verdict
@@ -186,7 +191,7 @@ def test_video_memory_is_held_against_the_profile(
 
 def test_a_state_directory_on_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = type("usage", (), {"free": 1e8})
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: full)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: full)
     assert look("disk", world(tmp_path)).verdict is Outcome.FAIL
 
 
@@ -212,8 +217,8 @@ def test_a_promoted_version_is_named_and_a_broken_one_comes_with_the_way_back(tm
 
 @pytest.fixture
 def gated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    entry = doctor.entries()["embedded"].model_copy(update={"repository": "vendor/model", "gated": True})
-    monkeypatch.setattr(doctor, "entries", lambda: {"embedded": entry})
+    entry = profiles.entries()["embedded"].model_copy(update={"repository": "vendor/model", "gated": True})
+    monkeypatch.setattr(profiles, "entries", lambda: {"embedded": entry})
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-home"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
@@ -224,7 +229,7 @@ def test_weights_that_have_to_be_fetched_are_named(tmp_path: Path, monkeypatch: 
     finding = look("weights", world(tmp_path))
     assert (finding.verdict, finding.remedy) == (Outcome.WARN, "./run_miner.sh fetch embedded")
     assert "vendor/model" in finding.figure
-    monkeypatch.setattr(doctor, "locate", lambda entry: tmp_path)
+    monkeypatch.setattr(weights, "locate", lambda entry: tmp_path)
     assert look("weights", world(tmp_path)).figure == "0 in the package, 1 in the hub's cache"
 
 
@@ -335,7 +340,7 @@ def test_a_lagging_node_is_told_by_the_age_of_its_newest_block(tmp_path: Path) -
 
 
 def test_an_sdk_that_does_not_fit_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "version", lambda _: "9.12.2")
+    monkeypatch.setattr(on_chain, "version", lambda _: "9.12.2")
     finding = look("SDK", world(tmp_path))
     assert (finding.verdict, finding.figure) == (Outcome.FAIL, "bittensor 9.12.2")
     assert "bittensor>=10.5,<11" in finding.remedy
@@ -390,13 +395,13 @@ def free_port() -> str:
 
 
 def test_the_port_is_tried_from_outside_even_when_no_miner_listens_yet(tmp_path: Path, echoip: str) -> None:
-    at = world(tmp_path, "--axon-port", free_port(), reflector=echoip, fetch=doctor.fetch)
+    at = world(tmp_path, "--axon-port", free_port(), reflector=echoip, fetch=outside.fetch)
     assert look("reachable", at).verdict is Outcome.OK
 
 
 def test_a_port_that_outside_cannot_reach_fails(tmp_path: Path, echoip: str) -> None:
     at = world(
-        tmp_path, "--axon-port", free_port(), "--external-port", free_port(), reflector=echoip, fetch=doctor.fetch
+        tmp_path, "--axon-port", free_port(), "--external-port", free_port(), reflector=echoip, fetch=outside.fetch
     )
     finding = look("reachable", at)
     assert (finding.verdict, "--external-port" in finding.remedy) == (Outcome.FAIL, True)
@@ -407,7 +412,7 @@ def test_announced_and_real_address_are_compared(tmp_path: Path, echoip: str) ->
     with closing(socket.create_server(("127.0.0.1", 0))) as axon:
         port = axon.getsockname()[1]
         chain = facts(Neuron(7, HOTKEY, 0.0, False, "127.0.0.1", port))
-        right = world(tmp_path, "--axon-port", str(port), chain=chain, reflector=echoip, fetch=doctor.fetch)
+        right = world(tmp_path, "--axon-port", str(port), chain=chain, reflector=echoip, fetch=outside.fetch)
         assert look("announced address", right).verdict is Outcome.OK
         wrong = replace(right, settings=settings(tmp_path, "--network", "test", "--external-ip", "203.0.113.9"))
         finding = look("announced address", wrong)
@@ -472,5 +477,5 @@ def test_a_newer_revision_at_the_origin_is_told_of(tmp_path: Path) -> None:
 
 def test_the_mock_network_has_no_chain_to_ask(tmp_path: Path) -> None:
     at = settings(tmp_path)
-    finding = look("chain", world(tmp_path, chain=lambda: doctor.read_chain(at)))
+    finding = look("chain", world(tmp_path, chain=lambda: outside.read_chain(at)))
     assert (finding.verdict, finding.figure) == (Outcome.UNKNOWN, "network mock: no chain is asked")

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from miner.chain import ChainAway, Description
 from miner.commands.register import Register, guide, main
-from miner.doctor import ChainFacts
+from miner.doctor.world import ChainFacts
 from miner.metagraph import Neuron, Snapshot
 from miner.registration import RegistrationError, checked, payload, poll, submit
 from miner.settings import UsageError, parse

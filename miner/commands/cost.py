@@ -18,7 +18,8 @@ from rich.table import Table
 from cascade.profile import ProfileError
 from miner.chain import ChainError
 from miner.cost import PRICES, Bill, Income, Offer, PlansBill, PricesError, Range, bills, pictures_per_second, prices
-from miner.doctor import NotAsked, World, members, read_chain
+from miner.doctor.world import NotAsked, World, read_chain
+from miner.profiles import members
 from miner.settings import Settings, UsageError, parse
 from models import planner
 

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from miner.doctor import Finding, Outcome, World, as_json, examine, failures, read_chain
+from miner.doctor.examination import as_json, examine, failures
+from miner.doctor.finding import Finding, Outcome
+from miner.doctor.world import World, read_chain
 from miner.settings import Settings, parse
 
 COLOURS = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red", Outcome.UNKNOWN: "dim"}

@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from miner.chain import ChainError, register_command
-from miner.doctor import ChainFacts, NotAsked, read_chain
+from miner.doctor.world import ChainFacts, NotAsked, read_chain
 from miner.registration import RegistrationError, checked, payload, poll, submit
 from miner.settings import Settings, UsageError, parse
 from miner.wallet import WalletError, load_hotkey

@@ -1,0 +1,61 @@
+"""The machine: its Python, cards, disk and clock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+from miner.doctor.finding import Said, fail, ok, warn
+from miner.doctor.world import NTP_SERVER, World
+from miner.gpu import GB, NoCards
+from miner.profiles import members
+from models import planner
+
+
+def python(_: World) -> Said:
+    figure = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    return ok(figure) if sys.version_info >= (3, 11) else fail(figure, "install Python 3.11 or newer")
+
+
+def driver(world: World) -> Said:
+    found = world.cards()
+    names = ", ".join(sorted({card.name for card in found}))
+    return ok(f"{len(found)} x {names}, driver {found[0].driver}, CUDA {found[0].cuda}")
+
+
+def video_memory(world: World) -> Said:
+    keys = [entry.key for entry in members(world.settings.profile)]
+    needed, _ = planner.jobs(keys, [80.0])
+    if not needed:
+        return ok(f"profile {world.settings.profile} needs no card")
+    try:
+        free = [(card.memory_total - card.memory_used) / GB for card in world.cards()]
+    except NoCards as error:
+        return fail(f"{world.settings.profile} needs a card; {error}", "choose --profile embedded, or rent a card")
+    figure = f"{', '.join(f'{each:.1f}' for each in free)} GB free"
+    try:
+        placement = planner.place(keys, free)
+    except planner.DoesNotFit as error:
+        return fail(f"{figure}; {error}", "choose a smaller --profile, or end what holds the card (see nvidia-smi)")
+    return ok(f"{figure}; {len(placement.placed)} processes fit")
+
+
+def disk(world: World) -> Said:
+    place = world.settings.state_dir.expanduser()
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / GB
+    figure = f"{free:.1f} GB free at {existing}"
+    if not os.access(existing, os.W_OK):
+        return fail(f"{existing} cannot be written", "choose another --state-dir")
+    if free < 0.5:
+        return fail(figure, "free some space, or choose another --state-dir")
+    return ok(figure) if free >= 5 else warn(figure, "weights and journals grow: 5 GB or more is comfortable")
+
+
+def clock(world: World) -> Said:
+    """Signed requests carry a time, and validators compare it."""
+    offset = world.clock()
+    figure = f"{abs(offset):.3f} s {'behind' if offset > 0 else 'ahead of'} {NTP_SERVER}"
+    remedy = "sudo timedatectl set-ntp true"
+    return ok(figure) if abs(offset) < 1 else warn(figure, remedy) if abs(offset) < 3 else fail(figure, remedy)

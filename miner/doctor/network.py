@@ -1,0 +1,79 @@
+"""The axon port: free, reachable from outside, and announced as it is."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from miner.doctor.finding import Said, fail, ok, unknown, warn
+from miner.doctor.world import PATIENCE, World
+
+
+def port(world: World) -> Said:
+    settings = world.settings
+    miner = world.running()
+    if miner and miner.get("axon", {}).get("port") == settings.axon_port:
+        return ok(f"{settings.axon_port} is held by the running miner")
+    try:
+        _listen(settings.axon_host or "", settings.axon_port).close()
+    except OSError as error:
+        return fail(
+            f"{settings.axon_port}: {error.strerror}", f"ss -ltnp 'sport = :{settings.axon_port}' shows the owner"
+        )
+    return ok(f"{settings.axon_port} is free")
+
+
+def reachable(world: World) -> Said:
+    """Asks an echoip server to connect back; listens for that moment when no miner does."""
+    settings = world.settings
+    if not world.reflector:
+        return unknown("nobody outside was asked", "--reflector https://ifconfig.co lets that site try the port")
+    announced = settings.external_port or settings.axon_port
+    try:
+        listener = _listen(settings.axon_host or "", settings.axon_port)
+    except OSError:
+        listener = None  # the miner itself is listening
+    try:
+        seen = _reflected(world, f"port/{announced}")
+    finally:
+        if listener:
+            listener.close()
+    figure = f"{seen['ip']}:{announced} " + ("answers from outside" if seen["reachable"] else "cannot be reached")
+    remedy = "open the port in the firewall and the host's port map; set --external-port when the outer one differs"
+    return ok(figure) if seen["reachable"] else fail(figure, remedy)
+
+
+def announced(world: World) -> Said:
+    mine, settings = world.me(), world.settings
+    if mine is None:
+        return unknown("not registered, so nothing is announced")
+    if not mine.port:
+        return warn("nothing announced yet", "serve announces it at its first start")
+    figure = f"{mine.ip}:{mine.port}"
+    expected_port = settings.external_port or settings.axon_port
+    expected_ip = settings.external_ip or (str(_reflected(world, "json")["ip"]) if world.reflector else mine.ip)
+    if (mine.ip, mine.port) != (expected_ip, expected_port):
+        remedy = "start serve again with --external-ip and --external-port as they are, or mend these settings"
+        return fail(f"{figure} announced, {expected_ip}:{expected_port} expected", remedy)
+    try:
+        socket.create_connection((mine.ip, mine.port), PATIENCE).close()
+    except OSError as error:
+        remedy = "start the miner; behind NAT a machine may not reach itself: --reflector asks from outside"
+        return warn(f"{figure} does not answer from here: {error}", remedy)
+    return ok(f"{figure} answers")
+
+
+def _reflected(world: World, path: str) -> Any:
+    """What the echoip server says. Raises OSError, or ValueError when it is none."""
+    return json.loads(world.fetch(f"{world.reflector.rstrip('/')}/{path}", {"Accept": "application/json"}))
+
+
+def _listen(host: str, at: int) -> socket.socket:
+    """A socket that listens on one address, or on all of them, IPv4 and IPv6. Raises OSError."""
+    if host:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, at), family=family)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", at), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", at))
