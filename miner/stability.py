@@ -24,7 +24,12 @@ COMPONENTS = 8  # directions in which the reference's embeddings spread most
 def psi(reference: NDArray[np.integer], current: NDArray[np.integer]) -> float:
     """Population stability index of two histograms over the same bins: below 0.1 stable, above 0.25 another world.
 
-    Half a count is added to each bin, so that an empty one is not an infinite surprise.
+    It is Jeffreys' divergence, sum((b - a) ln(b / a)), which a bin that is empty on one side would make infinite. So
+    each bin gets half a count: the posterior mean of the shares under Jeffreys' prior, Dirichlet(1/2) (Krichevsky and
+    Trofimov 1981, "The performance of universal encoding"). Under a fixed floor of the shares, as is common, one
+    picture in such a bin would weigh by how low the floor was set; half a count fits any number of pictures.
+    Without any change the index is about (bins - 1) (1/n + 1/m) for n and m values (Yurdakul and Naranjo 2020,
+    "Statistical properties of the population stability index"): 0.04 for ten bins and 500 values on each side.
     """
     a, b = (reference + 0.5) / (reference + 0.5).sum(), (current + 0.5) / (current + 0.5).sum()
     return float(((b - a) * np.log(b / a)).sum())

@@ -176,7 +176,20 @@ def test_psi_of_the_same_is_nothing_and_of_another_world_is_large() -> None:
     same = np.array([100, 200, 600, 100])
     assert psi(same, same * 3) < 0.001
     assert psi(same, same[::-1]) > 0.25
-    assert math.isfinite(psi(same, np.array([0, 0, 0, 9000])))
+    assert psi(same, same[::-1]) == psi(same[::-1], same)
+
+
+def test_an_empty_bin_counts_as_half_a_picture_and_the_less_the_more_were_seen() -> None:
+    # (1, 3) and (3, 1) quarters after half a count on each side: 2 * (1/4 - 3/4) * ln(1/3) = ln(3)
+    assert psi(np.array([0, 1]), np.array([1, 0])) == pytest.approx(math.log(3))
+    few, many = (psi(np.array([n, 0]), np.array([n - 1, 1])) for n in (100, 10_000))
+    assert 0 < 50 * many < few
+
+
+def test_without_a_change_the_index_is_what_chance_makes_of_it() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [psi(*rng.multinomial(500, np.full(10, 0.1), size=2)) for _ in range(400)]
+    assert np.mean(drawn) == pytest.approx(9 * (1 / 500 + 1 / 500), rel=0.1)
 
 
 def test_the_journal_remembers_what_a_version_scored_when_it_was_new(tmp_path: Path) -> None:
