@@ -407,6 +407,47 @@ def test_a_port_that_outside_cannot_reach_fails(tmp_path: Path, echoip: str) -> 
     assert (finding.verdict, "--external-port" in finding.remedy) == (Outcome.FAIL, True)
 
 
+@pytest.mark.parametrize(
+    "came",
+    [
+        b'{"ip": "203.0.113.9"}',
+        b'{"ip": "203.0.113.9", "reachable": "no"}',
+        b'{"ip": "here", "reachable": true}',
+        b'["203.0.113.9", true]',
+        b"203.0.113.9",
+        b"",
+        b"\xff\xfe",
+    ],
+)
+def test_a_reflector_that_is_no_echoip_server_is_named_with_what_it_said(tmp_path: Path, came: bytes) -> None:
+    def fetch(url: str, headers: Mapping[str, str] | None = None) -> bytes:
+        return came if url.startswith("http://site.example/") else silent(url)
+
+    finding = look(
+        "reachable", world(tmp_path, "--axon-port", free_port(), reflector="http://site.example", fetch=fetch)
+    )
+    assert finding.verdict is Outcome.UNKNOWN
+    assert "/port/" in finding.figure
+    assert 'expected JSON with "ip" and "reachable"' in finding.figure
+    assert finding.figure.endswith(f"got {came.decode(errors='replace')!r}")
+    assert "--reflector" in finding.remedy
+
+
+def test_a_reflector_that_refuses_and_one_that_sends_a_page_are_told_in_a_line(tmp_path: Path) -> None:
+    with_hotkey(tmp_path)
+    chain = facts(Neuron(7, HOTKEY, 0.0, False, "203.0.113.9", 8091))
+
+    def fetch(url: str, headers: Mapping[str, str] | None = None) -> bytes:
+        if url == "http://site.example/json":
+            raise HTTPError(url, 429, "Too Many Requests", {}, None)  # type: ignore[arg-type]
+        return b"<html>" * 1000 if url.startswith("http://site.example/") else silent(url)
+
+    at = world(tmp_path, "--axon-port", free_port(), chain=chain, reflector="http://site.example", fetch=fetch)
+    told = look("announced address", at).figure
+    assert told == 'http://site.example/json: expected JSON with "ip", got status 429 Too Many Requests'
+    assert len(look("reachable", at).figure) < 200
+
+
 def test_announced_and_real_address_are_compared(tmp_path: Path, echoip: str) -> None:
     with_hotkey(tmp_path)
     with closing(socket.create_server(("127.0.0.1", 0))) as axon:

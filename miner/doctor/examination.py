@@ -58,6 +58,8 @@ def _finding(name: str, check: Callable[[World], Said], world: World) -> Finding
         )
     except (NotAsked, NoCards) as error:
         return Finding(name, Outcome.UNKNOWN, str(error))
+    except network.NotEchoip as error:
+        return Finding(name, Outcome.UNKNOWN, str(error), "give --reflector an echoip server: https://ifconfig.co")
     except FileNotFoundError as error:
         return Finding(name, Outcome.UNKNOWN, f"{error.filename}: no such file")
     except subprocess.SubprocessError:
