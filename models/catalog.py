@@ -49,6 +49,7 @@ class Entry(_Part):
     revision: full commit hash; empty means "pin on first fetch" (`models.weights` then records what it resolved to).
     folder: where the weights lie on this machine, instead of a repository: of a model that the operator trained.
     file: the one file of the repository to load, for libraries that load files; `pickled` if that file is a pickle.
+    What lies beside an ONNX file comes with it (`NAME.onnx.data`, `NAME.onnx_data`).
     parameters: millions. memory_gb: 10^9 bytes of weights alone, per precision. input_size: pixels of a side.
     prompts, contrast: what road work looks like in words, and what it is held against.
     classes: what a detector can name, a table of `roadwork_classes.toml`.

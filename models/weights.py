@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 TEXTS = (".json", ".txt", ".model", ".jinja")  # configurations and vocabularies; never .py: no remote code
 SAFE = (".safetensors",)
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+BESIDE = (".data", "_data")  # behind an ONNX file's name: its weights, where they are too many for one protobuf
 LOCK = "streetvision.lock.json"
 SPARE = 1 << 30  # bytes of disk left free
 CHUNK = 1 << 22
@@ -172,10 +173,12 @@ def locked(entry: Entry) -> Mapping[str, Any]:
 
 
 def _needed(entry: Entry, files: Sequence[File], allow_pickled: bool) -> Iterator[File]:
-    """Configurations, and the weights: safetensors, or the one pickled file if that was allowed."""
+    """Configurations, and the weights: safetensors, or the one file that is named (a pickle if that was allowed)."""
     top = [file for file in files if "/" not in file.name]  # sub-folders hold other forms of the same weights
     if entry.file:
+        beside = tuple(entry.file + ending for ending in BESIDE)
         weights = [file for file in top if file.name == entry.file]
+        weights += [file for file in top if weights and file.name.startswith(beside)]
     else:
         weights = [file for file in top if file.name.endswith(SAFE)]
     if not weights:

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from stand_in_hub import COMMIT, Hub, serving
 
@@ -200,6 +203,37 @@ def test_pickles_need_the_catalog_and_the_user_to_say_so(hub: Hub) -> None:
         weights.fetch(yolo)
     assert hub.downloads() == []
     assert (weights.fetch(yolo, allow_pickled=True) / "yolo.pt").read_bytes() == b"\x80yolo"
+
+
+def doubling(folder: Path) -> dict[str, bytes]:
+    """The files of an ONNX graph, y = 2 x, whose number lies beside it."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [64]) for name in "xy")
+    two = onnx.numpy_helper.from_array(np.full(64, 2, np.float32), "two")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Mul", ["x", "two"], ["y"])], "doubling", [x], [y], [two])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save_model(model, folder / "m.onnx", save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_onnx_models_weights_come_with_it_when_they_lie_beside_it(hub: Hub, tmp_path: Path) -> None:
+    (made := tmp_path / "made").mkdir()
+    files = doubling(made)
+    assert set(files) == {"m.onnx", "m.onnx.data"}
+    hub.files = {**files, "config.json": b"{}", "other.onnx": b"x", "other.onnx.data": b"x", "m.safetensors": b"x"}
+    doubles = entry(library="onnxruntime", file="m.onnx")
+    directory = weights.fetch(doubles)
+    assert {path.name for path in directory.iterdir()} == {"m.onnx", "m.onnx.data", "config.json"}
+    session = onnxruntime.InferenceSession(directory / "m.onnx", providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.arange(64, dtype=np.float32)})[0].tolist() == list(range(0, 128, 2))
+    os.truncate(directory / "m.onnx.data", 100)
+    with pytest.raises(BadWeights, match=r"m\.onnx\.data has 100 bytes, expected 256: truncated"):
+        weights.locate(doubles)
+
+
+def test_data_files_alone_are_no_model(hub: Hub) -> None:
+    hub.files = {"m.onnx_data": b"x", "m.onnx_data_1": b"x"}
+    with pytest.raises(BadWeights, match=r"some/model holds no weights; expected m\.onnx"):
+        weights.fetch(entry(library="onnxruntime", file="m.onnx"))
 
 
 def test_the_command_fetches_a_model_and_shows_its_refusal(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
