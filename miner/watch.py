@@ -7,6 +7,7 @@ as a whole.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import threading
@@ -127,8 +128,14 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="chain", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread (it may be in the middle of a question: that is cut) and close the connection."""
+    async def stop(self) -> None:
+        """End the thread (it may be in the middle of a question: that is cut) and close the connection.
+
+        Both can take seconds on a node that hangs: the event loop, which still answers `/readyz`, goes on meanwhile.
+        """
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
         self._stop.set()
         self._chain.close()
         if self._thread is not None:

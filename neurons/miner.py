@@ -214,7 +214,7 @@ class Miner:
                 f"{self.address} is not registered on subnet {settings.subnet}. Register it: {watch.remedy}"
             )
         watch.start()
-        stack.callback(watch.stop)
+        stack.push_async_callback(watch.stop)
         self.metrics.chain_age.set_function(lambda: watch.age)
         self.metrics.chain_block.set_function(lambda: watch.snapshot.block)
 

@@ -6,6 +6,7 @@ mock network; a day passes on a simulated clock.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -742,25 +743,45 @@ class TestDisk:
 
 
 class TestLife:
-    def test_the_thread_refreshes_until_it_is_stopped(self):
+    async def test_the_thread_refreshes_until_it_is_stopped(self):
         network = mock_chain(72, ME.ss58_address)
         watch = Watch(network, ME, pace=Pace(every=0.005))
         watch.start()
         assert settled(lambda: watch().block > 3)
-        watch.stop()
+        await watch.stop()
         last = watch().block
-        time.sleep(0.02)
+        await asyncio.sleep(0.02)
         assert watch().block == last
 
-    def test_stopping_does_not_wait_for_a_node_that_hangs(self, node, subtensor):
+    async def test_stopping_does_not_wait_for_a_node_that_hangs(self, node, subtensor):
         server = node(node_of(chain_getHead=Hang()))
         watch = Watch(subtensor(server.url, patience=600.0), ME)
         watch.start()
         assert settled(lambda: server.open == 1)
-        watch.stop()
+        await watch.stop()
         assert settled(lambda: server.open == 0)
         assert watch._thread is not None
         assert settled(lambda: not watch._thread.is_alive())
+
+    async def test_the_loop_goes_on_while_a_question_that_nothing_cuts_comes_to_its_end(self):
+        asked, answered = threading.Event(), threading.Event()
+
+        class Stubborn(MemoryChain):
+            def snapshot(self) -> Snapshot:
+                asked.set()
+                answered.wait()
+                return super().snapshot()
+
+        watch = Watch(Stubborn(72), ME)
+        watch.start()
+        await asyncio.to_thread(asked.wait)
+        stopping = asyncio.create_task(watch.stop())
+        await asyncio.sleep(0)  # it has begun, and this is the loop going on
+        assert not stopping.done()
+        answered.set()
+        await stopping
+        assert watch._thread is not None
+        assert not watch._thread.is_alive()
 
     def test_both_chains_keep_the_interface(self):
         chains: list[Chain] = [MemoryChain(72), SubtensorChain(72, "ws://127.0.0.1:1")]
