@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 
 from models import catalog, foundation
 from models.base import BadWeights, Frame, Model, ModelCrashed, ModelUnavailable, OutOfMemory
@@ -67,6 +68,15 @@ def model(request: pytest.FixtureRequest, checkpoints: Path) -> TorchModel:
 
 def test_there_is_a_checkpoint_for_every_class_in_the_catalog() -> None:
     assert {catalog.find(key).class_name for key in RUNNABLE} == set(tiny.WRITERS)
+
+
+def test_no_model_that_runs_here_needs_the_code_of_its_repository() -> None:
+    """Such code is never fetched, and without it only a class of the library's own can be configured."""
+    libraries = ("transformers", "vllm")
+    named = {e.class_name for e in catalog.entries().values() if e.adapter and e.repository and e.library in libraries}
+    since_5_20 = {"Molmo2ForConditionalGeneration"}
+    assert {name for name in named if not hasattr(transformers, name)} <= since_5_20
+    assert len(named) > 20
 
 
 def test_it_answers_each_picture_alone_and_for_itself(model: TorchModel, frames: list[Frame]) -> None:

@@ -54,6 +54,14 @@ def test_what_does_not_run_here_says_what_to_take_instead() -> None:
         assert entry.adapter or entry.note, entry.key
 
 
+def test_an_engine_and_its_scorer_load_the_same_class_from_the_same_repository() -> None:
+    known = catalog.entries()
+    both = [(known[key.removesuffix("-scorer")], entry) for key, entry in known.items() if entry.scorer]
+    assert len(both) == 8
+    for engine, scorer in both:
+        assert (engine.repository, engine.class_name) == (scorer.repository, scorer.class_name)
+
+
 @pytest.mark.parametrize("key", [key for key, entry in catalog.entries().items() if entry.isolated and entry.adapter])
 def test_every_adapter_is_there_and_is_made_without_work_or_torch(key: str) -> None:
     model = catalog.make(catalog.find(key))
