@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cascade.calibration import Part
 from cascade.fusion import Fit, Fusion, Method
+from models.checked import fault
 
 SHIPPED = Path(__file__).parent / "profiles"
 
@@ -191,12 +192,8 @@ _PARTS: dict[str, type[Part]] = {
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line; for an unknown key also what would have been allowed."""
+    """The first thing that is wrong, in one line; for an unknown name also what would have been allowed there."""
     first = error.errors()[0]
-    where = ".".join(str(step) for step in first["loc"])
-    if first["type"] == "extra_forbidden":
-        parents = [step for step in first["loc"][:-1] if isinstance(step, str)]
-        part = _PARTS.get(parents[-1], Profile) if parents else Profile
-        return f"{where}: unknown key; allowed here: {', '.join(sorted(part.model_fields))}"
-    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-    return f"{where}: {first['msg']}{got}" if where else str(first["msg"])
+    parents = [step for step in first["loc"][:-1] if isinstance(step, str)]
+    part = _PARTS.get(parents[-1], Profile) if parents else Profile
+    return fault(first, sorted(part.model_fields))

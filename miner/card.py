@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.checked import checked
 
 NAME = "model_card.json"
 
@@ -33,12 +35,7 @@ class Card(BaseModel):
 
 def complete(known: Mapping[str, Any], hotkey: str, now: float) -> Card:
     """A card from what is known of a model, signed off by `hotkey` now. Raises CardError."""
-    try:
-        return Card.model_validate({**known, "submitted_by": hotkey, "submission_time": int(now)})
-    except ValidationError as error:
-        first = error.errors()[0]
-        came = "" if first["type"] == "missing" else f", got {first['input']!r}"
-        raise CardError(f"{NAME}: {'.'.join(map(str, first['loc']))}: {first['msg']}{came}") from None
+    return checked(Card, {**known, "submitted_by": hotkey, "submission_time": int(now)}, NAME, CardError)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.checked import checked
 
 PRICES = Path(__file__).with_name("prices.toml")
 HOURS_A_DAY = 24
@@ -72,14 +74,12 @@ class Prices(_Part):
 def prices(path: Path = PRICES) -> Prices:
     """The table in a file. Raises PricesError."""
     try:
-        return Prices.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PricesError(f"{path}: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise PricesError(f"{path}: expected TOML: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise PricesError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return checked(Prices, table, str(path), PricesError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from models.checked import fault
+
 PREFIX = "MINER_"
 NETUIDS = {"finney": 72, "test": 323, "local": 72, "mock": 72}
 
@@ -248,8 +250,7 @@ def parse(command: type[T], arguments: Sequence[str]) -> T:
         words = _kebab(arguments)
         return CliApp.run(command, cli_args=words, cli_settings_source=source, cli_cmd_method_name="_parsed")
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}{_came(e)}" for e in error.errors()]
-        raise UsageError("\n".join(lines)) from None
+        raise UsageError("\n".join(fault(each, ["those of .env.example"]) for each in error.errors())) from None
     except SettingsError as error:
         raise UsageError(str(error)) from None
 
@@ -277,13 +278,6 @@ def _kebab(arguments: Sequence[str]) -> list[str]:
         else:
             words.append(argument)
     return words
-
-
-def _came(error: Any) -> str:
-    secret = any("token" in str(part).lower() or "key" in str(part).lower() for part in error["loc"])
-    if error["type"] in {"missing", "value_error", "extra_forbidden"} or secret:
-        return "" if error["type"] != "extra_forbidden" else " (unknown name; see .env.example for the known ones)"
-    return f"; got {error['input']!r}"
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_every_price_is_dated_and_says_where_it_is_from() -> None:
     [
         ("low = 9.0", "expected low <= high"),
         ('date = "yesterday"', "offer.0.date"),
-        ("colour = 1", "offer.0.colour: Extra inputs"),
+        ("colour = 1", "offer.0.colour: unknown name"),
     ],
 )
 def test_a_wrong_table_is_named(tmp_path: Path, change: str, said: str) -> None:

@@ -76,8 +76,15 @@ def test_an_unknown_variable_of_ours_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_bad_value_says_what_was_expected_and_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBTENSOR_NETWORK", "fineny")
-    with pytest.raises(UsageError, match=r"network: Input should be 'finney', .*; got 'fineny'"):
+    with pytest.raises(UsageError, match=r"network: Input should be 'finney', .*, got 'fineny'"):
         parse(Settings, [])
+
+
+def test_a_secret_that_is_wrong_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINER_DASHBOARD_TOKEN", "hunter2")
+    with pytest.raises(UsageError, match="dashboard_token: Value should have at least 16 items") as caught:
+        parse(Settings, [])
+    assert "hunter2" not in str(caught.value)
 
 
 def test_an_unknown_flag_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,14 +67,14 @@ def test_a_catalog_beside_the_profile_is_found_from_anywhere(tmp_path: Path) -> 
     [
         (
             "bnad = 1\n" + GOOD,
-            r"mine\.toml: bnad: unknown key; allowed here: band, catalog, fit, fusion, name, prevalence, prior",
+            r"mine\.toml: bnad: unknown name; known: band, catalog, fit, fusion, name, prevalence, prior",
         ),
         (
             GOOD.replace("required", "requird"),
-            r"tiers\.0\.requird: unknown key; allowed here: expected_ms, members, name",
+            r"tiers\.0\.requird: unknown name; known: expected_ms, members, name",
         ),
-        (GOOD + "wieght = 1", r"tiers\.0\.members\.0\.wieght: unknown key; allowed here: batching, min_side, model"),
-        (GOOD.replace("max_size", "size"), r"batching\.size: unknown key; allowed here: max_size, max_wait_ms"),
+        (GOOD + "wieght = 1", r"tiers\.0\.members\.0\.wieght: unknown name; known: batching, min_side, model"),
+        (GOOD.replace("max_size", "size"), r"batching\.size: unknown name; known: max_size, max_wait_ms"),
         (GOOD + "[[second_questions]]\nmdl='x'", r"second_questions\.0\.model: Field required$"),
         (GOOD.replace("expected_ms = 10", ""), r"tiers\.0\.expected_ms: Field required$"),
         (GOOD.replace("= 10", "= -3"), r"tiers\.0\.expected_ms: Input should be greater than 0, got -3"),

@@ -73,13 +73,13 @@ def test_every_adapter_is_there_and_is_made_without_work_or_torch(key: str) -> N
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (MINIMAL + "trsut = 1.0\n", r"\[some-model\]: unknown key 'trsut'; known: key, title"),
-        (MINIMAL + 'revision = "main"\n', r"revision .*got 'main'"),
-        (MINIMAL.replace('library = "numpy"', 'library = "jax"'), r"library .*got 'jax'"),
-        (MINIMAL.replace("level = 1", "level = 7"), r"level .*got 7"),
+        (MINIMAL + "trsut = 1.0\n", r"\[some-model\]: trsut: unknown name; known: key, title"),
+        (MINIMAL + 'revision = "main"\n', r"revision: .*got 'main'"),
+        (MINIMAL.replace('library = "numpy"', 'library = "jax"'), r"library: .*got 'jax'"),
+        (MINIMAL.replace("level = 1", "level = 7"), r"level: .*got 7"),
         (MINIMAL.replace('note = "n"\n', ""), "note must say why"),
         (MINIMAL + "enabled = true\n", "enabled, but there is no adapter"),
-        (MINIMAL.replace("some-model", "Some_Model"), "key .*got 'Some_Model'"),
+        (MINIMAL.replace("some-model", "Some_Model"), "key: .*got 'Some_Model'"),
     ],
 )
 def test_a_wrong_entry_is_refused_and_named(tmp_path: Path, text: str, says: str) -> None:

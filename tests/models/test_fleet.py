@@ -152,8 +152,8 @@ def test_the_engines_that_ship_are_sound_and_reach_vllm_by_its_own_names() -> No
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[default]\nmax_len = 5\n", r"\[default\]: unknown key 'max_len'; known: precision"),
-        ("[my-model]\nmax_model_len = 0\n", r"\[my-model\]: max_model_len .*got 0"),
+        ("[default]\nmax_len = 5\n", r"\[default\]: max_len: unknown name; known: precision"),
+        ("[my-model]\nmax_model_len = 0\n", r"\[my-model\]: max_model_len: .*got 0"),
     ],
 )
 def test_wrong_settings_of_an_engine_are_refused_and_named(tmp_path: Path, text: str, says: str) -> None:

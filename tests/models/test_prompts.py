@@ -99,11 +99,11 @@ def test_the_second_question_names_what_the_detector_reports_once() -> None:
     ("text", "says"),
     [
         (GOOD.replace("[default]", "[other]"), r"expected a table \[default\], got other"),
-        (GOOD + "sytem = 'x'\n", r"\[default\]: unknown key 'sytem'; known: system, instruction"),
-        (GOOD.replace('["Road work?"]', "[]"), "questions .*at least 1 item"),
+        (GOOD + "sytem = 'x'\n", r"\[default\]: sytem: unknown name; known: system, instruction"),
+        (GOOD.replace('["Road work?"]', "[]"), "questions: .*at least 1 item"),
         (GOOD.replace("{things}", "that"), r"closer: expected \{things\}"),
         (GOOD.replace('["No"]', '["No", "Yes"]'), r"got \['Yes'\] under both"),
-        (GOOD + '[my-model]\nyes = "Yes"\n', r"\[my-model\]: yes .*got 'Yes'"),
+        (GOOD + '[my-model]\nyes = "Yes"\n', r"\[my-model\]: yes: .*got 'Yes'"),
     ],
 )
 def test_wrong_data_is_refused_and_named(tmp_path: Path, text: str, says: str) -> None:

@@ -75,7 +75,7 @@ async def reloaded(running: Running, profile: Path, hotkey: str) -> list[float]:
     callers = [asyncio.create_task(caller(validator)) for validator in range(3)]
     try:
         await until(lambda: True, answers, more=20)
-        await offer(PROFILE.format(prevalence=0.5) + "colour = 3\n", "tiers.0.colour: unknown key")
+        await offer(PROFILE.format(prevalence=0.5) + "colour = 3\n", "tiers.0.colour: unknown name")
         await offer(PROFILE.format(prevalence=0.5).replace('"embedded", weight', '"nobody", weight'), "'nobody'")
         bad = len(answers)
         await offer(PROFILE.format(prevalence=0.1), "profile own replaces own")

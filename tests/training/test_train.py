@@ -317,7 +317,7 @@ def test_a_settings_file_is_read_flags_win_and_unknown_names_are_errors(streets:
         parse(Classify, ["--settings", str(file)])
     with pytest.raises(ValueError, match="batch 5 cannot be split into 2"):
         parse(Classify, ["--data", "x", "--out", "y", "--batch", "5", "--accumulate", "2"])
-    with pytest.raises(ValueError, match=r"steps: .*greater than or equal to 1; got '0'"):
+    with pytest.raises(ValueError, match=r"steps: .*greater than or equal to 1, got '0'"):
         parse(Classify, ["--data", "x", "--out", "y", "--steps", "0"])
 
 

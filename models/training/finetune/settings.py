@@ -14,6 +14,8 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, FilePath, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 
+from models.checked import fault
+
 Part = TypeVar("Part", bound="Settings")
 FREE = {"out", "workers", "processes", "checkpoint_minutes", "validate_every"}  # may change when a run is resumed
 
@@ -148,8 +150,7 @@ def parse(kind: type[Part], arguments: Sequence[str]) -> Part:
     try:
         return CliApp.run(kind, cli_args=words, cli_cmd_method_name="_parsed", **table)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {_said(e, kind)}" for e in error.errors()]
-        raise ValueError("\n".join(lines)) from None
+        raise ValueError("\n".join(fault(each, kind.model_fields) for each in error.errors())) from None
 
 
 def _table(words: list[str]) -> dict[str, Any]:
@@ -165,9 +166,3 @@ def _table(words: list[str]) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"--settings {path}: expected a TOML file: {error}") from None
-
-
-def _said(error: Any, kind: type[Settings]) -> str:
-    if error["type"] == "extra_forbidden":
-        return f"unknown name; known: {', '.join(kind.model_fields)}"
-    return str(error["msg"]) + ("" if error["type"] in {"missing", "value_error"} else f"; got {error['input']!r}")
