@@ -29,7 +29,19 @@ import sr25519
 from bittensor_wallet import CRYPTO_ED25519, CRYPTO_SR25519, Keypair
 
 from miner import btauth, gate
-from miner.gate import Admission, Claim, Gate, NonceAhead, Refusal, TooLarge, TooSlow, UnknownPath, WrongMethod
+from miner.gate import (
+    Admission,
+    Claim,
+    Fault,
+    Gate,
+    NonceAhead,
+    Refusal,
+    Stopping,
+    TooLarge,
+    TooSlow,
+    UnknownPath,
+    WrongMethod,
+)
 from miner.priority import Lanes
 from miner.server import BODY_ARRIVED, WHOLE_RESPONSE, Limits, Server
 
@@ -123,8 +135,11 @@ class _Body:
             await self.drop()
 
     async def drop(self) -> None:
-        """Read and throw away for a moment, so that the client is done sending and looks at the answer."""
-        with suppress(TimeoutError, _Gone):
+        """Read and throw away for a moment, so that the client is done sending and looks at the answer.
+
+        A server that stops cuts the moment short; what is to be said is still said.
+        """
+        with suppress(TimeoutError, _Gone, asyncio.CancelledError):
             async with asyncio.timeout(self._limits.linger):
                 while not self.ended:
                     await self._next()
@@ -171,12 +186,12 @@ class Axon:
         try:
             outcome, name, reply = await self._serve(scope, headers, body, started)
             await _send(scope, send, 200, [*_echo(name, headers), *_status(200, "Success", started)], reply)
-        except Refusal as refusal:
-            outcome = refusal.reason
-            log.debug("refused (%s): %s", outcome, refusal)
-            await self._refuse(refusal, scope, body, send, started)
         except _Gone:
             outcome = "disconnected"
+        except (Exception, asyncio.CancelledError) as error:
+            refusal = _refusal(error)
+            outcome = refusal.reason
+            await self._refuse(refusal, scope, body, send, started)
         self._observe(outcome, time.perf_counter() - started)
 
     async def _serve(
@@ -260,6 +275,17 @@ class Axon:
         await _send(scope, send, refusal.status, [*fields, CLOSE], content, more=True)
         await body.drop()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _refusal(error: BaseException) -> Refusal:
+    """What the caller is told of an error that kept its request from being answered."""
+    if isinstance(error, Refusal):
+        log.debug("refused (%s): %s", error.reason, error)
+        return error
+    if isinstance(error, asyncio.CancelledError):  # the server has given this request up
+        return Stopping("this miner is stopping: ask again when it is back")
+    log.error("a request could not be judged", exc_info=error)
+    return Fault("this miner could not judge the request, by a fault of its own: its log says more")
 
 
 def _read_synapse(body: bytes) -> tuple[str, int]:

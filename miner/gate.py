@@ -159,6 +159,22 @@ class TooLarge(Refusal):
     prefix = ""
 
 
+class Stopping(Refusal):
+    """The miner stops, and the request was not read or judged yet."""
+
+    status = 503
+    reason = "stopping"
+    prefix = ""
+
+
+class Fault(Refusal):
+    """An error of ours kept the request from being judged."""
+
+    status = 500
+    reason = "fault"
+    prefix = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """A token bucket: `burst` requests at once, refilled at `per_second`."""

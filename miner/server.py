@@ -103,6 +103,7 @@ class _Connection(HttpToolsProtocol):
         self._head = 0  # bytes since the head began
         self._in_head = True
         self._too_large = False
+        self._broken = False  # what follows what is not HTTP is not looked at
 
     @property
     def idle(self) -> bool:
@@ -119,6 +120,8 @@ class _Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._broken:
+            return
         if self.idle and not self._in_head:
             self._in_head = True
             self.due = self.loop.time() + self.limits.head_seconds
@@ -128,11 +131,15 @@ class _Connection(HttpToolsProtocol):
             self._too_large = True
             self.send_400_response("")
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self.idle:  # a client that does not wait for its answer: the next head is held to the same size
+            self._in_head, self._head = True, 0
+
     def on_headers_complete(self) -> None:
-        if self._head > self.limits.head:  # with what came of the body
-            self._too_large = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > self.limits.head
-            if self._too_large:
-                raise _HeadTooLarge
+        if len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > self.limits.head:
+            self._too_large = True
+            raise _HeadTooLarge
         self._in_head = False
         self.due = self.loop.time() + self.limits.request_seconds
         super().on_headers_complete()
@@ -142,15 +149,28 @@ class _Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """uvicorn's, without its timer for idle connections: `due` is looked at once a second for all of them."""
-        self._head = 0
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        self.due = self.loop.time() + (self.limits.request_seconds if self.pipeline else self.limits.idle_seconds)
+        limits = self.limits
+        if not self._in_head:
+            self._head = 0
+        waits = limits.head_seconds if self._in_head else limits.idle_seconds
+        self.due = self.loop.time() + (limits.request_seconds if self.pipeline else waits)
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
 
     def send_400_response(self, msg: str) -> None:
+        """Say no and close, but never in place of an answer: the requests that came before are answered first."""
+        self._broken = True
+        cycle = self.cycle
+        if self.pipeline or not (self.idle or cycle.more_body):
+            cycle.keep_alive = False  # it is the last that is answered
+            self.flow.pause_reading()
+            return
+        if not self.idle and cycle.response_started:  # it was refused already, and its body is being dropped
+            self.transport.close()
+            return
         status, text = b"400 Bad Request", "not an HTTP/1.1 request"
         if self._too_large:
             status, text = (

@@ -1,0 +1,333 @@
+"""Over real sockets: what happens to a request before its caller is known. Broken heads, bodies cut off, callers that
+leave, a miner that stops. Each ends in a short JSON answer or a closed connection, and the validator is served next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from bittensor_wallet import Keypair
+
+from miner import btauth
+from miner.axon import Limits
+from miner.gate import SECOND, Claim, Rules
+from miner.metagraph import Neuron, Snapshot
+from tests.edge.signing import Dendrite, Request
+from tests.edge.wire import Edge, Response, read_response, serving, subnet, until
+
+MINER, VALIDATOR, STRANGER = (Keypair.create_from_uri(f"//{name}") for name in ("miner", "validator", "stranger"))
+IDENTITY = MINER.ss58_address
+SUBNET = subnet(Neuron(1, VALIDATOR.ss58_address, 5000.0, True))
+LONG = 600.0  # seconds: a limit that must not come to bear
+ENDLESS = {f"{which}_seconds": LONG for which in ("head", "body", "idle", "request")} | {"body_grace": LONG}
+PATIENT = Limits(**ENDLESS, linger=LONG)  # type: ignore[arg-type]
+EARLY = int(3.5 * SECOND)  # a nonce that far ahead of our clock is held for 1.5 s, unproven
+
+
+def request(key: Keypair = VALIDATOR, ahead: int = 0, **headers: str | None) -> Request:
+    """A signed request, with some headers replaced, or left out where None."""
+    signed = Dendrite(key, IDENTITY).request(nonce=time.time_ns() + ahead)
+    signed.headers = {name: value for name, value in {**signed.headers, **headers}.items() if value is not None}
+    return signed
+
+
+def chunked(signed: Request) -> bytes:
+    """Its head, announcing chunks."""
+    return signed.head().replace(b"content-length: %d" % len(signed.body), b"transfer-encoding: chunked")
+
+
+def release_11(body: bytes, signed: bytes | None = None) -> Request:
+    """A `btauth/1` request of the validator. signed: the body that the signature covers, when it is another one."""
+    claim = Claim(VALIDATOR.ss58_address, IDENTITY, time.time_ns(), b"", "", 9.0)
+    message = btauth.cover(claim, "POST", "/ImageSynapse", body if signed is None else signed).message
+    headers = {
+        "x-bittensor-version": "1",
+        "x-bittensor-hotkey": claim.hotkey,
+        "x-bittensor-receiver": claim.receiver,
+        "x-bittensor-nonce": str(claim.nonce),
+        "x-bittensor-signature": VALIDATOR.sign(message).hex(),
+    }
+    return Request("POST", "/ImageSynapse", headers, body)
+
+
+@asynccontextmanager
+async def quiet(caplog: pytest.LogCaptureFixture, *answer: Any, **options: Any) -> AsyncIterator[Edge]:
+    """An axon that, whatever came, is left with nothing at work, says nothing to the operator and serves the next."""
+    options.setdefault("limits", PATIENT)
+    async with serving(IDENTITY, SUBNET, *answer, **options) as edge:
+        yield edge
+        await until(lambda: not edge.at_work)
+        assert (await edge.ask(request().bytes())).status == 200
+        assert edge.outcomes.pop() == "answered"
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def everything(edge: Edge, sent: bytes) -> list[Response]:
+    """What comes back on one connection until the server closes it."""
+    reader, writer = await edge.connect()
+    came = asyncio.StreamReader()
+    writer.write(sent)
+    async with asyncio.timeout(60.0):
+        came.feed_data(await reader.read())
+    came.feed_eof()
+    writer.close()
+    found = []
+    while not came.at_eof():
+        found.append(await read_response(came))
+    return found
+
+
+async def leave(writer: asyncio.StreamWriter, how: str) -> None:
+    """Close the connection: in order (FIN), or by resetting it (RST)."""
+    if how == "reset":
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.close()
+    await writer.wait_closed()
+
+
+# Heads that are none.
+
+POST = b"POST /ImageSynapse HTTP/1.1\r\n"
+BROKEN = {
+    "no length": POST + b"content-length:\r\n\r\n",
+    "a negative length": POST + b"content-length: -1\r\n\r\n",
+    "a length in hexadecimal": POST + b"content-length: 0x10\r\n\r\n",
+    "two lengths": POST + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+    "a list of lengths": POST + b"content-length: 5, 5\r\n\r\nhello",
+    "a length beside chunks": POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "another encoding": POST + b"transfer-encoding: gzip\r\n\r\n",
+    "chunks that are not the last encoding": POST + b"transfer-encoding: chunked, gzip\r\n\r\n",
+    "a value over two lines": POST + b"name: a\r\n b\r\n\r\n",
+    "bare line feeds": b"POST /ImageSynapse HTTP/1.1\nname: a\n\n",
+    "a carriage return in a value": POST + b"name: a\rb\r\n\r\n",
+    "a zero in a value": POST + b"name: a\0b\r\n\r\n",
+    "a header without a colon": POST + b"name\r\n\r\n",
+    "a header without a name": POST + b": a\r\n\r\n",
+    "a path that is not ASCII": b"POST /\xff HTTP/1.1\r\n\r\n",
+    "no path": b"POST HTTP/1.1\r\n\r\n",
+    "a host without a path": b"POST http://host HTTP/1.1\r\n\r\n",
+    "a tunnel": b"CONNECT host:1 HTTP/1.1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("head", BROKEN.values(), ids=BROKEN)
+async def test_a_malformed_head_gets_400_and_goes_no_further(head: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with quiet(caplog) as edge:
+        (response,) = await everything(edge, head)
+        assert (response.status, response.headers["connection"]) == (400, "close")
+        assert response.json == {"message": "not an HTTP/1.1 request"}
+    assert set(edge.outcomes) <= {"not-registered"}, "a head may be sound but for what it says of the body"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST http://host/ImageSynapse HTTP/1.1\r\n\r\n", 403),
+        (b"OPTIONS * HTTP/1.1\r\n\r\n", 404),
+        (b"POST /%ff%00%0d%0a HTTP/1.1\r\n\r\n", 404),
+        (b"POST /%zz HTTP/1.1\r\n\r\n", 404),
+        (POST + b"connection: upgrade\r\nupgrade: websocket\r\ncontent-length: 2\r\n\r\n{}", 403),
+        (POST + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n", 403),
+    ],
+)
+async def test_an_odd_head_is_refused_and_its_connection_serves_on(
+    head: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with quiet(caplog) as edge:
+        reader, writer = await edge.connect()
+        for sent, expected in ((head, status), (request().bytes(), 200)):
+            writer.write(sent)
+            async with asyncio.timeout(60.0):
+                assert (await read_response(reader)).status == expected
+        writer.close()
+
+
+# What comes behind a sound request, which its caller may not have waited for.
+
+GARBAGE = b"\0\0\0 no request\r\n\r\n"
+
+
+@pytest.mark.parametrize(("key", "status"), [(VALIDATOR, 200), (STRANGER, 403)], ids=["validator", "stranger"])
+@pytest.mark.parametrize("count", [1, 2])
+async def test_garbage_behind_requests_does_not_take_their_answers_away(
+    key: Keypair, status: int, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with quiet(caplog) as edge:
+        found = await everything(edge, b"".join(request(key).bytes() for _ in range(count)) + GARBAGE)
+        assert [response.status for response in found] == [status] * count
+        assert [response.headers.get("connection") for response in found] == [None] * (count - 1) + ["close"]
+
+
+async def test_an_endless_head_behind_a_request_at_work_is_not_read_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever forges a nonce that is held, or asks and is answered slowly, could else fill the memory meanwhile."""
+    go_on = asyncio.Event()
+
+    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
+        await go_on.wait()
+        return 0.75
+
+    async with quiet(caplog, answer) as edge:
+        reader, writer = await edge.connect()
+        writer.write(request().bytes() + POST + b"x-endless: ")
+        await until(lambda: bool(edge.at_work))
+        (connection,) = edge.server._open
+        for _ in range(2):  # each at least what a head may have, and less than what the kernel takes at once
+            writer.write(b"y" * PATIENT.head)
+        await until(lambda: not connection.transport.is_reading())  # type: ignore[attr-defined]
+        go_on.set()
+        async with asyncio.timeout(60.0):
+            response = await read_response(reader)
+            assert (response.status, response.headers["connection"]) == (200, "close")
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await read_response(reader)
+        writer.close()
+
+
+async def test_a_head_begun_behind_a_request_at_work_is_due_as_any_other(caplog: pytest.LogCaptureFixture) -> None:
+    limits = Limits(**{**ENDLESS, "head_seconds": 0.5})  # type: ignore[arg-type]
+    async with quiet(caplog, limits=limits) as edge:
+        found = await everything(edge, request().bytes() + POST + b"x-slow: ")  # and silence
+        assert [response.status for response in found] == [200]
+
+
+# Bodies.
+
+
+@pytest.mark.parametrize("pause", [False, True], ids=["at once", "later"])
+async def test_a_broken_chunk_gets_one_answer(pause: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async with quiet(caplog) as edge:
+        for key in (VALIDATOR, STRANGER):
+            reader, writer = await edge.connect()
+            writer.write(chunked(request(key)))
+            if pause:
+                await until(lambda: bool(edge.at_work))
+            writer.write(b"zz\r\n")
+            async with asyncio.timeout(60.0):
+                assert (await read_response(reader)).status == (403 if pause and key is STRANGER else 400)
+                assert await reader.read() == b""
+            writer.close()
+            await until(lambda: not edge.at_work)
+        assert edge.outcomes == ["disconnected", "not-registered"]
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+async def test_a_caller_that_leaves_before_it_is_known_is_forgotten(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    whole = release_11(b"{}" * 500)
+    openings = {
+        "nothing sent": (b"", []),
+        "a head cut off": (request().head()[:200], []),
+        "an unproven body cut off": (whole.head() + whole.body[:100], ["disconnected"]),
+        "a stranger's body cut off": (request(STRANGER).head() + b"{", ["not-registered"]),
+        "a nonce that is held": (request(ahead=EARLY).head(), ["disconnected"]),
+    }
+    async with quiet(caplog) as edge:
+        for name, (sent, outcomes) in openings.items():
+            _, writer = await edge.connect()
+            writer.write(sent)
+            await writer.drain()
+            await until(lambda: len(edge.server._open) == 1)
+            await until(lambda: not outcomes or bool(edge.at_work))  # noqa: B023
+            await leave(writer, how)
+            await until(lambda: not edge.server._open and not edge.at_work)
+            assert edge.outcomes == outcomes, name
+            edge.outcomes.clear()
+
+
+async def test_an_unproven_body_is_held_to_the_limits_before_its_signature_counts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = Limits(body=1000, body_grace=0.3, linger=0.1)
+    body = b'{"image": "aGVsbG8="}'
+    long = release_11(b"x" * 1001)
+    async with quiet(caplog, limits=limits) as edge:
+        assert (await edge.ask(release_11(body).bytes())).status == 200
+        assert (await edge.ask(release_11(body, signed=b"{}").bytes())).status == 401
+        assert (await edge.ask(long.bytes())).status == 413
+        assert (await edge.ask(chunked(long) + b"3e9\r\n" + long.body + b"\r\n0\r\n\r\n")).status == 413
+        assert (await edge.ask(release_11(body).head() + body[:3])).status == 408
+    assert edge.outcomes == ["answered", "bad-signature", "too-large", "too-large", "too-slow"]
+
+
+# A miner that stops, and one that is at fault.
+
+
+async def stopped_with(edge: Edge, sent: bytes) -> Response:
+    """The answer to a request that the server has taken and then gives up. The connection is closed behind it."""
+    reader, writer = await edge.connect()
+    writer.write(sent)
+    await until(lambda: bool(edge.at_work))
+    await asyncio.sleep(0)
+    await edge.server.stop()
+    async with asyncio.timeout(60.0):
+        response = await read_response(reader)
+        assert await reader.read() == b""
+    writer.close()
+    await until(lambda: not edge.at_work)
+    return response
+
+
+@pytest.mark.parametrize("waits", ["held nonce", "body", "unproven body"])
+async def test_a_request_not_yet_judged_is_told_that_the_miner_stops(
+    waits: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = {
+        "held nonce": request(ahead=EARLY).bytes(),
+        "body": request().head(),
+        "unproven body": release_11(b"{}").head(),
+    }
+    async with serving(IDENTITY, SUBNET, limits=Limits(**ENDLESS)) as edge:  # type: ignore[arg-type]
+        response = await stopped_with(edge, sent[waits])
+    assert (response.status, response.headers["bt_header_axon_status_code"]) == (503, "503")
+    assert "stopping" in response.json["message"]
+    assert edge.outcomes == ["stopping"]
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_refusal_is_still_said_when_the_miner_stops(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(IDENTITY, SUBNET, limits=PATIENT) as edge:
+        response = await stopped_with(edge, request(STRANGER).head())  # it waits for the small body first
+    assert response.status == 403
+    assert edge.outcomes == ["not-registered"]
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_fault_of_ours_is_told_as_one_and_logged_and_the_next_is_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    views = iter([RuntimeError("no view")])
+
+    def snapshot() -> Snapshot:
+        for error in views:
+            raise error
+        return SUBNET()
+
+    async with serving(IDENTITY, snapshot) as edge:
+        reader, writer = await edge.connect()
+        writer.write(request().bytes())
+        response = await read_response(reader)
+        assert (response.status, response.headers["bt_header_axon_status_code"]) == (500, "500")
+        assert "its log says more" in json.loads(response.body)["message"]
+        writer.write(request().bytes())
+        assert (await read_response(reader)).status == 200
+        writer.close()
+    assert edge.outcomes == ["fault", "answered"]
+    (logged,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert logged.exc_info is not None
+    assert str(logged.exc_info[1]) == "no view"
+
+
+async def test_anybody_may_be_let_in_and_is_held_to_the_same_heads(caplog: pytest.LogCaptureFixture) -> None:
+    """A hotkey that is none reaches the signature check where registration is not asked for."""
+    async with quiet(caplog, rules=Rules(allow_non_registered=True)) as edge:
+        for hotkey in ("x", "\xff", "5" * 48, " "):
+            sent = request(bt_header_dendrite_hotkey=hotkey).bytes()
+            assert (await edge.ask(sent)).status in (401, 403)
