@@ -43,21 +43,25 @@ class UsageError(Exception):
     """The user asked for something that cannot be done as asked. Printed without a traceback; exit code 2."""
 
 
-class Settings(BaseSettings):
-    """Serve the subnet: answer validators' pictures until stopped."""
+class Asked(BaseSettings):
+    """What a command may be asked: this alone where it needs nothing of the miner's, else Settings."""
 
     model_config = SettingsConfigDict(
-        env_file=("miner.env", ".env"),
         env_prefix=PREFIX,
-        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
-        validate_by_name=True,
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_shortcuts={"as-json": "json"},
     )
+
+
+class Settings(Asked):
+    """Serve the subnet: answer validators' pictures until stopped."""
+
+    model_config = SettingsConfigDict(env_file=("miner.env", ".env"), env_ignore_empty=True, validate_by_name=True)
 
     # The chain and who we are on it.
     network: Literal["finney", "test", "local", "mock"] = Field(
@@ -238,13 +242,17 @@ def env_example(settings: type[BaseSettings] = Settings) -> str:
 T = TypeVar("T", bound=BaseSettings)
 
 
-def parse(command: type[T], arguments: Sequence[str]) -> T:
+def parse(command: type[T], arguments: Sequence[str], word: str = "") -> T:
     """Settings of one command from its flags, the environment and the files beside it.
 
-    The SDK's dotted flags (`--wallet.name`, `--axon.port`) are taken as ours (`--wallet-name`).
-    Raises UsageError naming each wrong name or value; argparse itself exits 2 on an unknown flag.
+    word: the second one of a command of two, as in `journal export`. The SDK's dotted flags (`--wallet.name`,
+    `--axon.port`) are taken as ours (`--wallet-name`). Raises UsageError naming each wrong name or value; argparse
+    itself exits 2 on an unknown flag.
     """
     source: CliSettingsSource[Any] = CliSettingsSource(command, case_sensitive=False)
+    package, _, name = command.__module__.rpartition(".")
+    if package == "miner.commands":
+        source.root_parser.prog = f"run_miner.sh {name} {word}".rstrip()
     _shorten(source.root_parser, command)
     try:
         words = _kebab(arguments)

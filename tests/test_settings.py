@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic_settings import BaseSettings
 
-from miner.commands.improve import Improve
+from miner.commands.improve import Improve, Rollback
+from miner.commands.plan import Plan
 from miner.settings import Settings, UsageError, env_example, parse, variables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,6 +114,25 @@ def test_every_line_of_the_example_file_is_accepted_when_uncommented() -> None:
     Path(".env").write_text("\n".join(lines))
     assert parse(Settings, []) == Settings()
     assert len(lines) == len(variables(Settings))
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "called"),
+    [(Improve, "", "improve"), (Rollback, "rollback", "improve rollback"), (Plan, "", "plan")],
+)
+def test_help_says_how_the_command_is_called(
+    command: type[BaseSettings], word: str, called: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(command, ["--help"], word)
+    assert capsys.readouterr().out.startswith(f"usage: run_miner.sh {called} [-h]")
+
+
+def test_no_flag_listens_to_a_variable_without_our_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSON", "whatever")
+    assert not parse(Plan, []).as_json
+    assert parse(Plan, ["--json"]).as_json
+    assert parse(Improve, ["--json"]).as_json
 
 
 def test_help_of_a_command_names_its_own_flags_and_points_to_those_of_serve(capsys: pytest.CaptureFixture[str]) -> None:

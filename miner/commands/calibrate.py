@@ -44,7 +44,7 @@ class Calibrate(Settings):
     budget_ms: float | None = Field(
         None, gt=0, description="Mean time a picture may take; then the best MCC within it."
     )
-    as_json: bool = Field(False, alias="json", description="Print JSON.")
+    as_json: bool = Field(False, description="Print JSON.")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +29,6 @@ MOST_CARDS = 8
 class Cost(Settings):
     """What serving costs, and what it would have to earn. Figures that are not given are read or named as missing."""
 
-    model_config = SettingsConfigDict(cli_prog_name="run_miner.sh cost")
-
     prices: Path = Field(PRICES, description="The price table (TOML) to use.")
     price_per_hour: float | None = Field(None, gt=0, description="US dollars an hour for the whole machine.")
     cards: int | None = Field(None, ge=1, description="Cards of 80 GB. Default: as many as the profile needs.")
@@ -40,7 +37,7 @@ class Cost(Settings):
     emission: float | None = Field(None, ge=0, description="Alpha a day to all miners. Default: the chain's.")
     burned: float | None = Field(None, ge=0, le=1, description="Share of it that is burned. Default: the chain's.")
     alpha_price: float | None = Field(None, ge=0, description="US dollars for one alpha.")
-    as_json: bool = Field(False, alias="json", description="Print JSON for a program.")
+    as_json: bool = Field(False, description="Print JSON for a program.")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,9 +22,7 @@ COLOURS = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red"
 class Doctor(Settings):
     """Check this machine, the settings, the wallet and the chain; say what to mend. Exit code: the failures."""
 
-    model_config = SettingsConfigDict(cli_prog_name="run_miner.sh doctor")
-
-    as_json: bool = Field(False, alias="json", description="Print JSON for a program.")
+    as_json: bool = Field(False, description="Print JSON for a program.")
     reflector: str = Field("", description="An echoip server (https://ifconfig.co) to try the axon port from outside.")
 
 

@@ -35,7 +35,7 @@ class Evaluate(Settings):
     )
     seed: int = Field(0, description="Of the changes and the resamples.")
     seconds: float = Field(8.0, gt=0, description="Time each picture may take.")
-    as_json: bool = Field(False, alias="json", description="Print JSON: an object for one level, a list for several.")
+    as_json: bool = Field(False, description="Print JSON: an object for one level, a list for several.")
 
 
 def main(arguments: Sequence[str]) -> int:

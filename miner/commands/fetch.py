@@ -8,31 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cascade import profile
 from miner.commands.plan import members, on_this_machine, sizes
-from miner.settings import UsageError, parse
+from miner.settings import Asked, UsageError, parse
 from models import catalog, planner, weights
 from models.base import ModelError
 from models.catalog import Entry
 
 
-class Fetch(BaseSettings):
+class Fetch(Asked):
     """Download, check and pin the weights of a profile (or of single models)."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="MINER_",
-        cli_prog_name="run_miner.sh fetch",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
 
     names: CliPositionalArg[list[str]] = Field(description="A profile (name or .toml file), or keys of the catalog.")
     gpus: str | None = Field(None, description="GB of each card to fetch for, e.g. 80,80. Default: this machine's.")

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from miner.assembly import embedder_name, profile_of
@@ -34,8 +33,6 @@ class Improve(Settings):
     Also: improve shadow, improve promote, improve rollback, improve audit.
     """
 
-    model_config = SettingsConfigDict(cli_prog_name="run_miner.sh improve")
-
     base: Path | None = Field(None, description="Labelled trace lines to learn from too (calibrate --record).")
     days: float = Field(180, ge=0, description="Use labels of the last so many days; 0: all.")
     steps: str = Field("head,refit", description="What to fit, in order, with commas: head, memory, train, refit.")
@@ -46,7 +43,7 @@ class Improve(Settings):
     keep: int = Field(5, ge=1, description="Versions that stay on disk.")
     shadow: bool = Field(False, description="Do not promote: let the candidate run beside the live version first.")
     every: float = Field(0, ge=0, description="Do it again every so many hours, until stopped; 0: once.")
-    as_json: bool = Field(False, alias="json", description="Print JSON.")
+    as_json: bool = Field(False, description="Print JSON.")
 
 
 class Rollback(Settings):
@@ -59,19 +56,19 @@ class Promote(Settings):
     """Put the staged version in force if it was not worse on the labelled pictures that both answered."""
 
     margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
-    as_json: bool = Field(False, alias="json", description="Print JSON.")
+    as_json: bool = Field(False, description="Print JSON.")
 
 
 class Shadowed(Settings):
     """What the staged version said beside the live one, and how many answers were its own (canary)."""
 
-    as_json: bool = Field(False, alias="json", description="Print JSON.")
+    as_json: bool = Field(False, description="Print JSON.")
 
 
 class Audit(Settings):
     """What was promoted, refused and rolled back, and on what figures."""
 
-    as_json: bool = Field(False, alias="json", description="Print the JSON lines as they are.")
+    as_json: bool = Field(False, description="Print the JSON lines as they are.")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -125,7 +122,7 @@ def _once(settings: Improve) -> int:
 
 
 def _promote(arguments: Sequence[str]) -> int:
-    settings = parse(Promote, arguments)
+    settings = parse(Promote, arguments, "promote")
     versions, views = versions_of(settings), Views(settings.state / "journal")
     try:
         seen = views.shadows(versions.staged())
@@ -136,7 +133,7 @@ def _promote(arguments: Sequence[str]) -> int:
 
 
 def _shadow(arguments: Sequence[str]) -> int:
-    settings = parse(Shadowed, arguments)
+    settings = parse(Shadowed, arguments, "shadow")
     views = Views(settings.state / "journal")
     try:
         staged = versions_of(settings).staged()
@@ -159,7 +156,7 @@ def _shadow(arguments: Sequence[str]) -> int:
 
 
 def _rollback(arguments: Sequence[str]) -> int:
-    settings = parse(Rollback, arguments)
+    settings = parse(Rollback, arguments, "rollback")
     to = "" if settings.to == "own" else settings.to
     name = versions_of(settings).rollback(to, who="operator")
     sys.stdout.write(f"in force: {name or 'the own profile'}; a running miner serves it within seconds\n")
@@ -167,7 +164,7 @@ def _rollback(arguments: Sequence[str]) -> int:
 
 
 def _audit(arguments: Sequence[str]) -> int:
-    settings = parse(Audit, arguments)
+    settings = parse(Audit, arguments, "audit")
     for line in versions_of(settings).audit():
         sys.stdout.write((json.dumps(line) if settings.as_json else summary(line)) + "\n")
     return 0

@@ -25,7 +25,7 @@ class Stats(Settings):
     """Requests, answers, faults and labels on record, by version and caller."""
 
     days: float = Field(7, ge=0, description="Count the last so many days; 0: ever.")
-    as_json: bool = Field(False, alias="json", description="Print JSON.")
+    as_json: bool = Field(False, description="Print JSON.")
 
 
 class Export(Settings):
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _stats(arguments: Sequence[str]) -> int:
-    settings = parse(Stats, arguments)
+    settings = parse(Stats, arguments, "stats")
     views = Views(settings.state / "journal")
     try:
         stats = views.stats(days_ago(settings.days))
@@ -86,7 +86,7 @@ def _print(stats: dict[str, Any]) -> None:
 
 
 def _export(arguments: Sequence[str]) -> int:
-    settings = parse(Export, arguments)
+    settings = parse(Export, arguments, "export")
     views = Views(settings.state / "journal")
     try:
         requests, pictures = export(views, settings.directory, days_ago(settings.days))
@@ -97,7 +97,7 @@ def _export(arguments: Sequence[str]) -> int:
 
 
 def _label(arguments: Sequence[str]) -> int:
-    settings = parse(Label, arguments)
+    settings = parse(Label, arguments, "label")
     directory = settings.state / "journal"
     Views(directory).close()  # says so when there is none, instead of making one
     journal = Journal(directory, lambda: "", Keep())

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from miner.settings import UsageError, parse
+from miner.settings import Asked, UsageError, parse
 from models import catalog
 from models.catalog import Entry, Row
 
@@ -25,26 +25,15 @@ NARROW = 100  # columns, below which the list leaves licences to `models show`
 LEVELS = ("foundation", "detection", "zero-shot, depth, time", "fast VLMs", "power", "precision", "consensus")
 
 
-class Models(BaseSettings):
+class Models(Asked):
     """List the models of the plan and others that can be loaded, or show one."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="MINER_",
-        cli_prog_name="run_miner.sh models",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
 
     words: CliPositionalArg[list[str]] = Field([], description="Nothing, or: show NAME.")
     level: int | None = Field(None, ge=0, le=6, description="Only this level of the plan.")
     licence: str | None = Field(None, description="Only models whose licence holds this text (AGPL, Apache, ...).")
     fits: float | None = Field(None, gt=0, description="Only models whose smallest weights are at most so many GB.")
     runnable: bool = Field(False, description="Only models that this project runs itself.")
-    json_: bool = Field(False, alias="json", description="JSON instead of tables.")
+    as_json: bool = Field(False, description="JSON instead of tables.")
     markdown: bool = Field(False, description="The text of docs/models.md.")
 
 
@@ -57,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         case []:
             _list(asked)
         case ["show", *name] if name:
-            _show(" ".join(name), asked.json_)
+            _show(" ".join(name), asked.as_json)
         case words:
             raise UsageError(f"expected nothing, or: show NAME; got {' '.join(words)!r}")
     return 0
@@ -131,7 +120,7 @@ def _model_table(entries: Iterable[Entry]) -> list[str]:
 
 def _list(asked: Models) -> None:
     entries = chosen(asked)
-    if asked.json_:
+    if asked.as_json:
         sys.stdout.write(json.dumps([facts(entry) for entry in entries], indent=1) + "\n")
         return
     console = Console()

@@ -10,37 +10,25 @@ from dataclasses import asdict
 from typing import Any
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from cascade import profile
 from miner import profiles
-from miner.settings import UsageError, parse
+from miner.settings import Asked, UsageError, parse
 from models import catalog, planner
 from models.base import ModelUnavailable
 from models.planner import DoesNotFit, Job, Placement
 
 
-class Plan(BaseSettings):
+class Plan(Asked):
     """Place a profile's models (or those of the plan) on cards. Exit code 1 if they do not fit."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="MINER_",
-        cli_prog_name="run_miner.sh plan",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-    )
 
     gpus: str | None = Field(None, description="GB of each card, e.g. 80,80. Default: the cards of this machine.")
     profile: str | None = Field(None, description="A profile's name or file. Default: every model the plan names.")
     explain: bool = Field(False, description="How each figure came about.")
-    json_: bool = Field(False, alias="json", description="JSON instead of tables.")
+    as_json: bool = Field(False, description="JSON instead of tables.")
 
     @field_validator("gpus")
     @classmethod
@@ -63,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         placement, left = planner.what_fits(keys, cards)
     except ModelUnavailable as error:
         raise UsageError(f"{asked.profile}: {error}") from None
-    if asked.json_:
+    if asked.as_json:
         sys.stdout.write(json.dumps(_as_json(placement, left, refusal), indent=1) + "\n")
     else:
         _print(placement, left, refusal, asked)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import AliasChoices, Field
-from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from miner import card
@@ -23,8 +22,6 @@ LEFT_OUT = ("*.py", "__pycache__/*", card.NAME)
 
 class Publish(Settings):
     """Publish a model with its card: files of a folder, and model_card.json signed off by your hotkey's address."""
-
-    model_config = SettingsConfigDict(cli_prog_name="run_miner.sh publish")
 
     repository: str = Field(
         pattern=r"^[\w.-]+/[\w.-]+$",

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from miner.chain import ChainError, register_command
@@ -20,8 +19,6 @@ from miner.wallet import WalletError, load_hotkey
 
 class Register(Settings):
     """From a hotkey to a registered miner: what is done, what is missing, and the command for it."""
-
-    model_config = SettingsConfigDict(cli_prog_name="run_miner.sh register")
 
     model_repo: str = Field("", description="Public repository of your model card. Default: MODEL_URL.")
     server: str = Field("", description="The operator's application server. Default: PROXY_CLIENT_URL; empty: none.")

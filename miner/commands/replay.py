@@ -24,7 +24,7 @@ class Replay(Settings):
 
     traces: CliPositionalArg[Path] = Field(description="A file that `--trace` or `calibrate --record` wrote.")
     profiles: list[str] = Field(default_factory=list, description="Profiles to compare (name or file); repeatable.")
-    as_json: bool = Field(False, alias="json", description="Print JSON.")
+    as_json: bool = Field(False, description="Print JSON.")
 
 
 def main(arguments: Sequence[str]) -> int:
