@@ -11,8 +11,8 @@ import numpy as np
 from cascade.worth import Fitted, Outcome
 from miner.charts import Routed, columns, escalation, reliability, trade_off
 from miner.webpage import Tile, card, document, number, table
+from models import metrics
 
-MEASURES = {"mcc": "MCC", "accuracy": "accuracy", "auc": "AUC", "ece": "ECE", "brier": "Brier"}
 MOST_POINTS = 1500  # in the routing plot; more hide each other and make the page heavy
 
 
@@ -42,15 +42,10 @@ _RELIABILITY = (
 )
 
 
-def interval(measure: Mapping[str, float]) -> str:
-    """A measure and its interval as text."""
-    return f"{measure['value']:.3f} ({measure['low']:.3f} to {measure['high']:.3f})"
-
-
 def gain(values: tuple[float, float, float]) -> str:
     """A difference and its interval as text."""
     value, low, high = values
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"{value:+.3f} ({low:+.3f}..{high:+.3f})"
 
 
 def _tiles(fitted: Fitted) -> list[Tile]:
@@ -65,7 +60,7 @@ def _tiles(fitted: Fitted) -> list[Tile]:
 
 def _measures(ways: Mapping[str, Outcome]) -> str:
     rows: list[tuple[str, ...]] = [
-        (name, *(_two_lines(way.worth[key]) for way in ways.values())) for key, name in MEASURES.items()
+        (name, *(_two_lines(way.worth[key]) for way in ways.values())) for key, name in metrics.TITLES.items()
     ]
     rows.append(("asked a second tier", *(f"{way.worth['escalated']:.1%}" for way in ways.values())))
     rows.append(("mean ms", *(f"{way.worth['mean_ms']:.1f}" for way in ways.values())))
@@ -73,7 +68,7 @@ def _measures(ways: Mapping[str, Outcome]) -> str:
 
 
 def _two_lines(measure: Mapping[str, float]) -> str:
-    return f"{measure['value']:.3f}<br><small>{measure['low']:.3f}–{measure['high']:.3f}</small>"
+    return f"{measure['value']:.3f}<br><small>{metrics.bounds(measure, 3)}</small>"
 
 
 def _diagram(fitted: Fitted, way: Outcome) -> str:

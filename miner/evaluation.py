@@ -25,8 +25,6 @@ from models.data import levels
 from models.data.labelled import Labelled
 
 Decide = Callable[[Frame], Awaitable[Verdict]]
-FEWEST_GROUPS = 5
-NAMES = {"mcc": "MCC", "accuracy": "accuracy", "auc": "AUC", "ece": "ECE", "brier": "Brier"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Scored:
 class Evaluation:
     """The scores of a set of pictures. level: 0..3 as in January 2026, None for the pictures as they are.
 
-    overall, sources: rows as `metrics.summary` gives them, with "resampled": "groups" or "pictures".
+    overall, sources: rows as `metrics.grouped_summary` gives them.
     milliseconds: p50, p95 and p99 of the time inside the cascade.
     """
 
@@ -71,8 +69,8 @@ class Evaluation:
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("source", overflow="fold")
         table.add_column("n", justify="right", no_wrap=True)
-        for name in metrics.METRICS:
-            table.add_column(NAMES[name], justify="right", no_wrap=True)
+        for title in metrics.TITLES.values():
+            table.add_column(title, justify="right", no_wrap=True)
         for name, row in sorted(self.sources.items()):
             table.add_row(name, *_cells(row))
         table.add_section()
@@ -132,20 +130,17 @@ def measured(scored: Iterable[Scored], level: int | None, seed: int) -> Evaluati
 
 
 def _row(scored: Sequence[Scored], seed: int) -> dict[str, Any]:
-    groups = [each.picture.group for each in scored]
-    grouped = len(set(groups)) >= FEWEST_GROUPS
     labels = [each.picture.label for each in scored]
     probabilities = [each.verdict.probability for each in scored]
-    row = metrics.summary(labels, probabilities, seed, groups if grouped else None)
-    return {**row, "resampled": "groups" if grouped else "pictures"}
+    return metrics.grouped_summary(labels, probabilities, [each.picture.group for each in scored], seed)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    return [f"{row['n']}\n[dim]{row['positives']} work[/]", *(_cell(row[name]) for name in metrics.METRICS)]
+    return [f"{row['n']}\n[dim]{row['positives']} work[/]", *(_cell(row[name]) for name in metrics.TITLES)]
 
 
 def _cell(figure: dict[str, float | None]) -> str:
-    value, low, high = figure["value"], figure["low"], figure["high"]
+    value, interval = figure["value"], metrics.bounds(figure)
     if value is None:
         return "-"
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f}\n[dim]{low:.2f}–{high:.2f}[/]"
+    return f"{value:.3f}" + (f"\n[dim]{interval}[/]" if interval else "")

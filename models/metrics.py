@@ -92,6 +92,8 @@ def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 METRICS: dict[str, Metric] = {"mcc": mcc, "accuracy": accuracy, "auc": auc, "ece": ece, "brier": brier}
+TITLES = {"mcc": "MCC", "accuracy": "accuracy", "auc": "AUC", "ece": "ECE", "brier": "Brier"}
+FEWEST_GROUPS = 5  # for an interval that draws whole groups
 NEED_BOTH_LABELS = frozenset({"mcc", "auc"})
 
 
@@ -132,13 +134,18 @@ def bootstrap(
     return Interval(float(low), float(high))
 
 
-def told(measure: Mapping[str, float | None]) -> str:
+def told(measure: Mapping[str, float | None], digits: int = 2) -> str:
     """A measure of a `summary` as a table shows it: "0.754 (0.69..0.81)", the value alone, or "-" for none."""
     if measure["value"] is None:
         return "-"
-    if measure["low"] is None:
-        return f"{measure['value']:.3f}"
-    return f"{measure['value']:.3f} ({measure['low']:.2f}..{measure['high']:.2f})"
+    interval = bounds(measure, digits)
+    return f"{measure['value']:.3f}" + (f" ({interval})" if interval else "")
+
+
+def bounds(measure: Mapping[str, float | None], digits: int = 2) -> str:
+    """The interval of a measure, for a line of its own: "0.69..0.81"; empty for none."""
+    low, high = measure["low"], measure["high"]
+    return "" if low is None or high is None else f"{low:.{digits}f}..{high:.{digits}f}"
 
 
 def summary(
@@ -162,6 +169,15 @@ def summary(
                 low, high = interval.low, interval.high
         result[name] = {"value": value, "low": low, "high": high}
     return result
+
+
+def grouped_summary(
+    labels: ArrayLike, probabilities: ArrayLike, groups: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """A `summary` that draws whole groups where there are FEWEST_GROUPS, else pictures; "resampled" says which."""
+    whole = len(set(groups)) >= FEWEST_GROUPS
+    row = summary(labels, probabilities, seed, groups if whole else None)
+    return {**row, "resampled": "groups" if whole else "pictures"}
 
 
 def _group_draw(groups: Sequence[str], size: int, rng: np.random.Generator) -> Callable[[], NDArray[np.int64]]:

@@ -40,6 +40,7 @@ from miner.mocknet import VALIDATORS, dev_validator
 from miner.protocol import ImageSynapse
 from miner.report import DRAWN, Board, Exchange, Run, cause_of, figures, write
 from miner.settings import UsageError, parse
+from models import metrics
 
 TIMEOUT = 9.0  # seconds a validator waits
 TRACE_WAIT = 2.0  # seconds for the miner to write its last line
@@ -345,8 +346,8 @@ def _final(values: dict[str, Any]) -> Group:
         row = quality[name]
         if row["low"] is None:
             continue
-        figure = f"{row['value']:.3f}   95 %: {row['low']:.3f} to {row['high']:.3f}"
-        table.add_row({"mcc": "MCC, all", "brier": "Brier"}.get(name, name.upper()), figure)
+        figure = f"{row['value']:.3f}   95 %: {metrics.bounds(row, 3)}"
+        table.add_row("MCC, all" if name == "mcc" else metrics.TITLES[name], figure)
     if times:
         table.add_row("latency", "   ".join(f"{name} {times[name]:.0f} ms" for name in ("p50", "p95", "p99")))
     if values["cascade"]:

@@ -94,7 +94,7 @@ async def test_the_result_is_plain_json_and_a_table_with_every_source(tmp_path):
     with console.capture() as text:
         console.print(result.table())
     assert "city0" in text.get()
-    assert "1.00–1.00" in text.get()  # whole, on a narrow terminal too
+    assert "1.00..1.00" in text.get()  # whole, on a narrow terminal too
     assert "…" not in text.get()
 
 

@@ -169,3 +169,15 @@ def test_a_measure_is_told_with_its_interval_where_it_has_one():
     assert metrics.told({"value": 0.7537, "low": 0.6924, "high": 0.8116}) == "0.754 (0.69..0.81)"
     assert metrics.told({"value": 0.7537, "low": None, "high": None}) == "0.754"
     assert metrics.told({"value": None, "low": None, "high": None}) == "-"
+    assert metrics.told({"value": 0.0123, "low": 0.0101, "high": 0.0149}, 3) == "0.012 (0.010..0.015)"
+    assert metrics.bounds({"value": -0.1, "low": -0.2, "high": 0.1}) == "-0.20..0.10"
+    assert list(metrics.TITLES) == list(metrics.METRICS)
+
+
+def test_whole_groups_are_drawn_where_there_are_enough():
+    rng = np.random.default_rng(2)
+    p = rng.random(40)
+    y = (rng.random(40) < p).astype(int)
+    few, many = ([str(i % n) for i in range(40)] for n in (4, 5))
+    assert metrics.grouped_summary(y, p, few) == {**metrics.summary(y, p), "resampled": "pictures"}
+    assert metrics.grouped_summary(y, p, many) == {**metrics.summary(y, p, groups=many), "resampled": "groups"}

@@ -21,12 +21,13 @@ from cascade.profile import SHIPPED, Profile, fit_path
 from cascade.trace import Record, write
 from cascade.worth import Fitted, TierCheck, check, fit_profile
 from miner.assembly import profile_of, running_engine
-from miner.calibration_report import MEASURES, gain, interval, page
+from miner.calibration_report import gain, page
 from miner.charts import columns
 from miner.journal_schema import JournalError
 from miner.journal_views import Views
 from miner.recording import read_traces, record
 from miner.settings import Settings, UsageError, parse
+from models import metrics
 from models.data.labelled import read_folder
 
 
@@ -110,8 +111,8 @@ def _say_fit(fitted: Fitted, out: Path, report: Path, as_json: bool) -> int:
         return 0
     title = f"{fitted.profile.name}: {len(fitted.labels)} pictures, out of fold"
     table = Table("", *ways, title=f"{title}, as with {fitted.profile.prevalence:.0%} road work")
-    for key, name in MEASURES.items():
-        table.add_row(name, *(interval(way.worth[key]) for way in ways.values()))
+    for key, name in metrics.TITLES.items():
+        table.add_row(name, *(metrics.told(way.worth[key], 3) for way in ways.values()))
     table.add_row("asked a second tier", *(f"{way.worth['escalated']:.1%}" for way in ways.values()))
     table.add_row("mean ms", *(f"{way.worth['mean_ms']:.1f}" for way in ways.values()))
     console = Console()

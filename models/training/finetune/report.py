@@ -29,7 +29,7 @@ LOOK: dict[str, Any] = {
     "box": box.SIMPLE_HEAD,
     "padding": 0,
 }
-MEASURES = {"mcc": "MCC", "auc": "AUC", "accuracy": "accuracy"}
+MEASURES = {name: metrics.TITLES[name] for name in ("mcc", "auc", "accuracy")}
 
 
 def show(console: Console, card: Mapping[str, Any], out: Path) -> None:
@@ -93,6 +93,4 @@ def _by_source(measured: Mapping[str, Any]) -> Table:
 
 def _cell(measure: Mapping[str, float | None]) -> str:
     """The value, and its interval on a line below."""
-    if measure["low"] is None:
-        return f"{measure['value']:.2f}"
-    return f"{measure['value']:.2f}\n{measure['low']:.2f}..{measure['high']:.2f}"
+    return f"{measure['value']:.2f}\n{metrics.bounds(measure)}".rstrip()

@@ -25,7 +25,6 @@ from models.training import evaluate
 from models.training.views import evaluation_views, read, render
 
 KINDS = ("level0", "level1", "level2", "level3", "native")  # what reaches the miner
-FEWEST_GROUPS = 5  # for an interval that draws whole groups
 WATCHED = 200  # calibration pictures looked at while training
 
 Logits = Mapping[str, NDArray[np.float64]]  # by kind of picture, (N,) each
@@ -113,26 +112,24 @@ def figures(pictures: Sequence[Labelled], found: Logits, calibration: Calibratio
         p = evaluate.probability(calibration.slope * (z - calibration.shift))
         of = {str(s): np.flatnonzero(sources == s) for s in np.unique(sources)}
         result[kind] = {
-            "all": _summary(labels, p, groups, seed),
-            "before": _summary(labels, evaluate.probability(z), groups, seed),
-            "sources": {s: _summary(labels[rows], p[rows], groups[rows], seed) for s, rows in of.items()},
+            "all": metrics.grouped_summary(labels, p, groups.tolist(), seed),
+            "before": metrics.grouped_summary(labels, evaluate.probability(z), groups.tolist(), seed),
+            "sources": {
+                s: metrics.grouped_summary(labels[rows], p[rows], groups[rows].tolist(), seed) for s, rows in of.items()
+            },
         }
     return result
 
 
-def _summary(labels: NDArray[np.int64], p: NDArray[np.float64], groups: NDArray[np.str_], seed: int) -> dict[str, Any]:
-    grouped = len(set(groups)) >= FEWEST_GROUPS
-    row = metrics.summary(labels, p, seed, groups.tolist() if grouped else None)
-    return {**row, "resampled": "groups" if grouped else "pictures"}
-
-
 def markdown(measured: Mapping[str, Any]) -> str:
     """Two tables: every kind of picture, then every source."""
-    names = {"mcc": "MCC", "accuracy": "accuracy", "auc": "AUC", "ece": "ECE", "brier": "Brier"}
-    lines = ["| picture | n | road work | " + " | ".join(names.values()) + " | ECE before |", "|---|" + "---|" * 8]
+    lines = [
+        "| picture | n | road work | " + " | ".join(metrics.TITLES.values()) + " | ECE before |",
+        "|---|" + "---|" * 8,
+    ]
     for kind, rows in measured.items():
         row = rows["all"]
-        cells = " | ".join(metrics.told(row[name]) for name in names)
+        cells = " | ".join(metrics.told(row[name]) for name in metrics.TITLES)
         lines.append(f"| {kind} | {row['n']} | {row['positives']} | {cells} | {metrics.told(rows['before']['ece'])} |")
     kinds = list(measured)
     lines += ["", "| source | n | road work | " + " | ".join(f"accuracy, MCC {k}" for k in kinds) + " |"]
