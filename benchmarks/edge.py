@@ -29,6 +29,7 @@ from pathlib import Path
 
 from bittensor_wallet import Keypair
 
+from miner.commands.mock import reserved_ports
 from tests.edge.signing import Dendrite
 
 MINER, VALIDATOR, STRANGER = (Keypair.create_from_uri(f"//edge/{name}") for name in ("miner", "validator", "stranger"))
@@ -239,29 +240,23 @@ def signature_costs() -> tuple[float, float]:
     return costs[0], costs[1]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def run(requests: int, clients: int, image_bytes: int, rounds: int) -> list[Row]:
     """Every kind of request against both servers, one after the other; of each, the round that cost least CPU."""
     image = base64.b64encode(random.Random(0).randbytes(image_bytes)).decode()
     rows = []
     for name, serve, count in (("stock 10.5", serve_stock, requests // 10), ("ours", serve_ours, requests)):
         ours, theirs = multiprocessing.Pipe()
-        port = free_port()
-        process = multiprocessing.Process(target=serve, args=(port, theirs))
-        process.start()
-        pid = ours.recv()
-        measure(name, port, pid, "valid", clients * 20, clients, image)  # warm
-        for kind in KINDS:
-            found = [measure(name, port, pid, kind, count, clients, image) for _ in range(rounds)]
-            rows.append(min(found, key=lambda row: (row.statuses.keys() != {EXPECTED[row.kind]}, row.cpu_ms)))
-        ours.send("stop")
-        process.terminate()
-        process.join()
+        with reserved_ports(1) as (port,):
+            process = multiprocessing.Process(target=serve, args=(port, theirs))
+            process.start()
+            pid = ours.recv()
+            measure(name, port, pid, "valid", clients * 20, clients, image)  # warm
+            for kind in KINDS:
+                found = [measure(name, port, pid, kind, count, clients, image) for _ in range(rounds)]
+                rows.append(min(found, key=lambda row: (row.statuses.keys() != {EXPECTED[row.kind]}, row.cpu_ms)))
+            ours.send("stop")
+            process.terminate()
+            process.join()
     return rows
 
 

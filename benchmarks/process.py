@@ -16,7 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from miner.cli import ROOT
-from miner.commands.mock import free_ports
+from miner.commands.mock import reserved_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,10 @@ def miner(
 ) -> Iterator[Running]:
     """A started miner, not yet ready; killed on the way out if it still runs."""
     directory.mkdir(parents=True, exist_ok=True)
-    axon, health = free_ports(2)
-    words = ["--network", "mock", "--axon-port", axon, "--health-port", health, "--state-dir", directory]
     log = directory / "miner.log"
-    given = [sys.executable, "-P", *command, *map(str, words), "--log-level", log_level, *flags]
-    with log.open("wb") as sink:
+    with reserved_ports(2) as (axon, health), log.open("wb") as sink:
+        words = ["--network", "mock", "--axon-port", axon, "--health-port", health, "--state-dir", directory]
+        given = [sys.executable, "-P", *command, *map(str, words), "--log-level", log_level, *flags]
         process = subprocess.Popen(given, stderr=sink, env=os.environ | {"PYTHONPATH": str(ROOT)})
         try:
             yield Running(process, axon, f"http://127.0.0.1:{health}", log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from miner import cli
+from miner.commands.mock import reserved_ports
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,3 +50,15 @@ def test_leaving_runs_the_exit_handlers_and_keeps_the_code() -> None:
     code = "import atexit; from miner.cli import leave; atexit.register(print, 'handled'); print('said'); leave(3)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=cli.ROOT, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.split()) == (3, ["said", "handled"])
+
+
+def test_a_reserved_port_answers_nobody_goes_to_nobody_else_and_may_be_listened_on() -> None:
+    with reserved_ports(2) as (port, other):
+        assert port != other
+        for _ in range(2):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            with socket.create_server(("127.0.0.1", port)):  # and again, as a server that is started anew
+                socket.create_connection(("127.0.0.1", port)).close()
+        with socket.socket() as unaware, pytest.raises(OSError, match="in use"):
+            unaware.bind(("127.0.0.1", port))

@@ -20,6 +20,7 @@ from cascade.profile import load
 from miner import profiles
 from miner.chain import ChainAway, ChainUnreadable, Description
 from miner.commands.doctor import main
+from miner.commands.mock import reserved_ports
 from miner.doctor import chain as on_chain
 from miner.doctor import machine, weights
 from miner.doctor import world as outside
@@ -389,20 +390,23 @@ def echoip() -> Iterator[str]:
     server.server_close()
 
 
-def free_port() -> str:
-    with closing(socket.create_server(("", 0))) as free:
-        return str(free.getsockname()[1])
+@pytest.fixture
+def free_ports() -> Iterator[list[str]]:
+    """Two that nobody listens on, and that nobody else is given meanwhile."""
+    with reserved_ports(2) as held:
+        yield [str(port) for port in held]
 
 
-def test_the_port_is_tried_from_outside_even_when_no_miner_listens_yet(tmp_path: Path, echoip: str) -> None:
-    at = world(tmp_path, "--axon-port", free_port(), reflector=echoip, fetch=outside.fetch)
+def test_the_port_is_tried_from_outside_even_when_no_miner_listens_yet(
+    tmp_path: Path, echoip: str, free_ports: list[str]
+) -> None:
+    at = world(tmp_path, "--axon-port", free_ports[0], reflector=echoip, fetch=outside.fetch)
     assert look("reachable", at).verdict is Outcome.OK
 
 
-def test_a_port_that_outside_cannot_reach_fails(tmp_path: Path, echoip: str) -> None:
-    at = world(
-        tmp_path, "--axon-port", free_port(), "--external-port", free_port(), reflector=echoip, fetch=outside.fetch
-    )
+def test_a_port_that_outside_cannot_reach_fails(tmp_path: Path, echoip: str, free_ports: list[str]) -> None:
+    ours, outer = free_ports
+    at = world(tmp_path, "--axon-port", ours, "--external-port", outer, reflector=echoip, fetch=outside.fetch)
     finding = look("reachable", at)
     assert (finding.verdict, "--external-port" in finding.remedy) == (Outcome.FAIL, True)
 
@@ -419,12 +423,14 @@ def test_a_port_that_outside_cannot_reach_fails(tmp_path: Path, echoip: str) -> 
         b"\xff\xfe",
     ],
 )
-def test_a_reflector_that_is_no_echoip_server_is_named_with_what_it_said(tmp_path: Path, came: bytes) -> None:
+def test_a_reflector_that_is_no_echoip_server_is_named_with_what_it_said(
+    tmp_path: Path, came: bytes, free_ports: list[str]
+) -> None:
     def fetch(url: str, headers: Mapping[str, str] | None = None) -> bytes:
         return came if url.startswith("http://site.example/") else silent(url)
 
     finding = look(
-        "reachable", world(tmp_path, "--axon-port", free_port(), reflector="http://site.example", fetch=fetch)
+        "reachable", world(tmp_path, "--axon-port", free_ports[0], reflector="http://site.example", fetch=fetch)
     )
     assert finding.verdict is Outcome.UNKNOWN
     assert "/port/" in finding.figure
@@ -433,7 +439,9 @@ def test_a_reflector_that_is_no_echoip_server_is_named_with_what_it_said(tmp_pat
     assert "--reflector" in finding.remedy
 
 
-def test_a_reflector_that_refuses_and_one_that_sends_a_page_are_told_in_a_line(tmp_path: Path) -> None:
+def test_a_reflector_that_refuses_and_one_that_sends_a_page_are_told_in_a_line(
+    tmp_path: Path, free_ports: list[str]
+) -> None:
     with_hotkey(tmp_path)
     chain = facts(Neuron(7, HOTKEY, 0.0, False, "203.0.113.9", 8091))
 
@@ -442,7 +450,7 @@ def test_a_reflector_that_refuses_and_one_that_sends_a_page_are_told_in_a_line(t
             raise HTTPError(url, 429, "Too Many Requests", {}, None)  # type: ignore[arg-type]
         return b"<html>" * 1000 if url.startswith("http://site.example/") else silent(url)
 
-    at = world(tmp_path, "--axon-port", free_port(), chain=chain, reflector="http://site.example", fetch=fetch)
+    at = world(tmp_path, "--axon-port", free_ports[0], chain=chain, reflector="http://site.example", fetch=fetch)
     told = look("announced address", at).figure
     assert told == 'http://site.example/json: expected JSON with "ip", got status 429 Too Many Requests'
     assert len(look("reachable", at).figure) < 200

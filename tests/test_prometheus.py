@@ -6,12 +6,11 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -24,7 +23,7 @@ import yaml
 
 from cascade.profile import load
 from cascade.verdict import Source, Stop, Verdict
-from miner.commands.mock import free_ports, running_miner
+from miner.commands.mock import reserved_ports, running_miner
 from miner.gpu import Card
 from miner.health import Address, Readiness, health_app
 from miner.service import Answered
@@ -187,16 +186,15 @@ def prometheus(tmp_path: Path, target: str) -> Iterator[str]:
     shipped = file.read_text()
     assert "miner:9100" in shipped
     file.write_text(shipped.replace("miner:9100", target).replace("15s", "1s"))
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [tool("prometheus"), f"--config.file={file}", f"--storage.tsdb.path={tmp_path / 'data'}"]
-    with (tmp_path / "log").open("wb") as log:
+    with reserved_ports(1) as (port,), (tmp_path / "log").open("wb") as log:
+        address = f"127.0.0.1:{port}"
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
-    try:
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+        try:
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 def api(base: str, path: str, **query: str) -> Any:
@@ -221,10 +219,11 @@ def until(happens: Any, what: str) -> None:
 @pytest.mark.slow
 def test_prometheus_scrapes_a_running_mock_miner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    axon, health = free_ports(2)
     (tmp_path / "prometheus").mkdir()
-    target = f"127.0.0.1:{health}"
-    with running_miner(tmp_path, axon, health), prometheus(tmp_path / "prometheus", target) as base:
+    with (
+        running_miner(tmp_path) as url,
+        prometheus(tmp_path / "prometheus", url.removeprefix("http://")) as base,
+    ):
         until(lambda: api(base, "query", query="streetvision_ready == 1")["result"], "a ready miner scraped")
         [told] = api(base, "query", query="streetvision_miner_info")["result"]
         assert (told["metric"]["network"], told["metric"]["profile"]) == ("mock", "embedded")

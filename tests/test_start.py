@@ -18,7 +18,7 @@ import pytest
 import neurons.miner
 from cascade.engine import Engine
 from miner.assembly import Parts
-from miner.commands.mock import free_ports
+from miner.commands.mock import reserved_ports
 from miner.mocknet import dev_validator
 from miner.settings import Settings, UsageError
 from models.base import BadWeights
@@ -45,8 +45,7 @@ def hindered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
 class Started:
     """A miner of this process, running in a task."""
 
-    def __init__(self, directory: Path, **more: Any) -> None:
-        axon, health = free_ports(2)
+    def __init__(self, directory: Path, axon: int, health: int, **more: Any) -> None:
         settings = Settings(
             network="mock", axon_port=axon, health_port=health, state_dir=directory, journal=False, **more
         )
@@ -81,12 +80,13 @@ class Started:
 @asynccontextmanager
 async def started(directory: Path, **more: Any) -> AsyncIterator[Started]:
     """more: settings beside the usual ones."""
-    one = Started(directory, **more)
-    try:
-        yield one
-    finally:
-        one.miner.stopping.set()
-        await asyncio.gather(one.task, return_exceptions=True)
+    with reserved_ports(2) as ports:
+        one = Started(directory, *ports, **more)
+        try:
+            yield one
+        finally:
+            one.miner.stopping.set()
+            await asyncio.gather(one.task, return_exceptions=True)
 
 
 async def test_requests_are_answered_while_models_load_and_ready_is_said_after_the_canary(

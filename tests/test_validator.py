@@ -109,9 +109,9 @@ class StockMiner:
 
 @pytest.fixture
 def miner(tmp_path):
-    from miner.commands.mock import free_ports
+    from miner.commands.mock import reserved_ports
 
-    with StockMiner(tmp_path / "wallets", free_ports(2)) as running:
+    with reserved_ports(2) as ports, StockMiner(tmp_path / "wallets", ports) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from urllib.error import URLError
@@ -30,23 +30,23 @@ def main(arguments: Sequence[str]) -> int:
         return subprocess.call([*validator, "--help"])
     run = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     run.mkdir(parents=True)
-    axon, health = free_ports(2)
-    with running_miner(run, axon, health) as url:
+    with running_miner(run) as url:
         given = ["--miner", url, "--trace", str(run / "trace.jsonl"), "--report", str(run)]
         return subprocess.call([*validator, *given, *arguments])
 
 
 @contextmanager
-def running_miner(run: Path, axon: int, health: int) -> Iterator[str]:
+def running_miner(run: Path) -> Iterator[str]:
     """A ready miner on the in-memory chain, as a process; stopped by SIGTERM on the way out. Yields its health URL.
 
     Raises UsageError with the end of its log when it ends early or does not get ready.
     """
     command = [sys.executable, "-P", "-m", "neurons.miner", "--network", "mock", "--log-level", "INFO"]
-    flags = {"--axon-port": axon, "--health-port": health, "--state-dir": run, "--trace": run / "trace.jsonl"}
-    url, log = f"http://127.0.0.1:{health}", run / "miner.log"
+    log = run / "miner.log"
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with log.open("wb") as sink:
+    with reserved_ports(2) as (axon, health), log.open("wb") as sink:
+        flags = {"--axon-port": axon, "--health-port": health, "--state-dir": run, "--trace": run / "trace.jsonl"}
+        url = f"http://127.0.0.1:{health}"
         miner = subprocess.Popen([*command, *(str(word) for pair in flags.items() for word in pair)], stderr=sink)
         try:
             with Console(stderr=True).status(f"Starting the miner (log: {log}) ..."):
@@ -72,11 +72,16 @@ def _wait_until_ready(miner: subprocess.Popen[bytes], url: str, log: Path) -> No
     raise UsageError(f"the miner {state}; the end of {log}:\n{tail}")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+@contextmanager
+def reserved_ports(count: int) -> Iterator[list[int]]:
+    """Ports of the loopback address that are given to nobody else until the block ends, and that a server may take.
+
+    They are bound without listening: the system then leaves them out when it chooses a port, and lets whoever names one
+    and sets SO_REUSEADDR, as servers do, listen there (Linux; others may refuse the second).
+    """
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in held:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.bind(("127.0.0.1", 0))
+        yield [each.getsockname()[1] for each in held]

@@ -13,13 +13,13 @@ import asyncio
 import importlib.metadata
 import json
 import pathlib
-import socket
 import time
 import typing
 
 import bittensor
 from bittensor_wallet import Keypair
 
+from miner.commands.mock import reserved_ports
 from miner.protocol import ImageSynapse
 from tests.edge.signing import Dendrite, Request
 from tests.edge.wire import until
@@ -50,12 +50,6 @@ def blacklist(synapse: ImageSynapse) -> typing.Tuple[bool, str]:  # noqa: UP006 
 # The SDK compares annotations as objects, and this module keeps them as text.
 forward.__annotations__ = {"synapse": ImageSynapse, "return": ImageSynapse}
 blacklist.__annotations__ = {"synapse": ImageSynapse, "return": typing.Tuple[bool, str]}  # noqa: UP006
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def exchange(port: int, payload: bytes) -> bytes:
@@ -213,12 +207,11 @@ def cases(dendrite: Dendrite, stranger: Dendrite, other: Dendrite) -> typing.Ite
     )
 
 
-async def main() -> None:
+async def main(port: int) -> None:
     miner, validator, unknown, foreign = Hotkeys(), Hotkeys(), Hotkeys(), Hotkeys()
     identity = miner.hotkey.ss58_address
     FORBIDDEN.update({unknown.hotkey.ss58_address})
     bittensor.utils.networking.get_external_ip = lambda: "192.0.2.1"  # offline: no what-is-my-ip service is asked
-    port = free_port()
     axon = bittensor.Axon(wallet=miner, port=port, ip="127.0.0.1", external_ip="127.0.0.1", external_port=port)
     axon.attach(forward_fn=forward, blacklist_fn=blacklist).start()
     await until(lambda: axon.fast_server.started)
@@ -250,4 +243,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with reserved_ports(1) as (free,):
+        asyncio.run(main(free))

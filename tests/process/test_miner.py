@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from miner.cli import ROOT
-from miner.commands.mock import free_ports, running_miner
+from miner.commands.mock import running_miner
 from models.data.drawn import draw
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def miner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """What `/readyz` of a running miner says, with the URL of its health port."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with running_miner(tmp_path, *free_ports(2)) as url, urlopen(url + "/readyz") as answer:
+    with running_miner(tmp_path) as url, urlopen(url + "/readyz") as answer:
         yield {**json.load(answer), "url": url}
 
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -16,7 +17,7 @@ import pytest
 from bittensor_wallet import Keypair, Wallet
 
 from miner.cli import ROOT
-from miner.commands.mock import free_ports
+from miner.commands.mock import reserved_ports
 from miner.metagraph import Neuron, Snapshot, save
 from tests.edge.pictures import jpeg, malformed, noise, text
 from tests.edge.signing import Dendrite
@@ -68,13 +69,20 @@ def wait_until_ready(url: str, miner: subprocess.Popen[bytes]) -> str:
     raise AssertionError("the miner did not get ready")
 
 
-def test_no_secret_and_no_picture_leaves_a_whole_miner(hotkey: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def ports() -> Iterator[list[int]]:
+    """An axon port and a health port."""
+    with reserved_ports(2) as held:
+        yield held
+
+
+def test_no_secret_and_no_picture_leaves_a_whole_miner(hotkey: Path, tmp_path: Path, ports: list[int]) -> None:
     kept = json.loads(hotkey.read_text())
     own = kept["ss58Address"]
     state, trace, log = tmp_path / "state", tmp_path / "trace.jsonl", tmp_path / "miner.log"
     neurons = {VALIDATOR.ss58_address: Neuron(0, VALIDATOR.ss58_address, 1000.0, True), own: Neuron(1, own, 0.0, False)}
     save(Snapshot(72, 1, 1.0, neurons), state / "local" / "alice" / "miner" / "subnet.json")  # the chain is away
-    axon, health = free_ports(2)
+    axon, health = ports
     flags = {
         "--network": "local",
         "--chain-endpoint": "ws://127.0.0.1:1",

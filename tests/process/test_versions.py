@@ -18,7 +18,7 @@ import pytest
 
 from cascade.profile import load
 from miner.cli import ROOT
-from miner.commands.mock import free_ports, running_miner
+from miner.commands.mock import running_miner
 from miner.learning.candidate import Candidate
 from miner.learning.judging import Judgement
 from miner.learning.steps import rebuild_memory, retrain_head
@@ -60,7 +60,7 @@ class Serving:
 def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     versions = Versions(Settings(state_dir=tmp_path).state / "versions")
-    with running_miner(tmp_path, *free_ports(2)) as url:
+    with running_miner(tmp_path) as url:
         yield Serving(url, tmp_path, versions)
 
 
