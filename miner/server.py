@@ -137,9 +137,10 @@ class _Connection(HttpToolsProtocol):
             self._in_head, self._head = True, 0
 
     def on_headers_complete(self) -> None:
-        if len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > self.limits.head:
-            self._too_large = True
-            raise _HeadTooLarge
+        if self._head > self.limits.head or not self.idle:  # with what came beside it in the same piece
+            self._too_large = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > self.limits.head
+            if self._too_large:
+                raise _HeadTooLarge
         self._in_head = False
         self.due = self.loop.time() + self.limits.request_seconds
         super().on_headers_complete()

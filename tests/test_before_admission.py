@@ -192,6 +192,22 @@ async def test_an_endless_head_behind_a_request_at_work_is_not_read_on(caplog: p
         writer.close()
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_head_too_large_behind_a_request_is_not_answered(pieces: int, caplog: pytest.LogCaptureFixture) -> None:
+    large = request(**{"x-long": "x" * PATIENT.head}).bytes()
+    async with quiet(caplog) as edge:
+        reader, writer = await edge.connect()
+        for piece in [request().bytes() + large] if pieces == 1 else [request().bytes(), large]:
+            writer.write(piece)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(60.0):
+            assert (await read_response(reader)).status == 200
+            left = await reader.read()
+        assert left == b"" or left.startswith(b"HTTP/1.1 431 "), "it came after the answer"
+        writer.close()
+    assert edge.outcomes == ["answered"]
+
+
 async def test_a_head_begun_behind_a_request_at_work_is_due_as_any_other(caplog: pytest.LogCaptureFixture) -> None:
     limits = Limits(**{**ENDLESS, "head_seconds": 0.5})  # type: ignore[arg-type]
     async with quiet(caplog, limits=limits) as edge:
