@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that answers what an object with `answer(method, path, body)` says, in JSON."""
+"""HTTP servers on loopback: one that answers in JSON what an object says, and any other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Answering(Protocol):
 
 @contextmanager
 def serving(kept: Answering) -> Iterator[str]:
-    """The address it listens on, while it does."""
+    """The address at which it answers, in JSON, while it does."""
 
     class Handler(BaseHTTPRequestHandler):
         def _any(self) -> None:
@@ -37,8 +37,15 @@ def serving(kept: Answering) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    with listening(Handler) as address:
+        yield address
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server with this handler, while it listens."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.stand_in import listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -113,16 +114,8 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def _error(self, status: int, code: str) -> None:
             self._send(status, b"{}", {"X-Error-Code": code}, self.command != "HEAD")
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(Handler) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def identity(name: str, content: bytes) -> dict[str, object]:
