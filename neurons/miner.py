@@ -99,12 +99,11 @@ class Miner:
             self.server = await self._start_axon(stack)
             self.metrics.ready.set_function(lambda: float(self.readiness().ready))
             await self._start_health(stack)
-            loading, *rest = (asyncio.create_task(work) for work in (self._load(), self._follow(), self._tidy()))
-            for task in (loading, *rest):
+            stack.push_async_callback(self.watch.stop)
+            starting = [asyncio.create_task(work) for work in (self._load(), self._start_watch())]
+            for task in (*starting, asyncio.create_task(self._follow()), asyncio.create_task(self._tidy())):
                 stack.callback(task.cancel)
-            await self._start_watch(stack)
-            log.info("%s serves subnet %d on port %d", self.address, self.settings.subnet, self.server.port)
-            await self._until_stopped(loading)
+            await self._until_stopped(*starting)
             drained = await self.server.drain(DRAIN_SECONDS)
         log.info("stopped; %s", "every accepted request was answered" if drained else "some requests were cut off")
         return 0 if drained else 1
@@ -204,7 +203,8 @@ class Miner:
         watch.restore()
         return watch
 
-    async def _start_watch(self, stack: AsyncExitStack) -> None:
+    async def _start_watch(self) -> None:
+        """See the chain once, then go on watching it. Raises UsageError when it shows that we are not registered."""
         watch, settings = self.watch, self.settings
         if address := await self._reached_at():
             watch.announce(*address)
@@ -214,9 +214,9 @@ class Miner:
                 f"{self.address} is not registered on subnet {settings.subnet}. Register it: {watch.remedy}"
             )
         watch.start()
-        stack.push_async_callback(watch.stop)
         self.metrics.chain_age.set_function(lambda: watch.age)
         self.metrics.chain_block.set_function(lambda: watch.snapshot.block)
+        log.info("%s serves subnet %d on port %d", self.address, settings.subnet, self.server.port)
 
     async def _reached_at(self) -> tuple[str, int] | None:
         """(ip, port) to announce; None leaves the address that the chain showed last."""
@@ -274,16 +274,16 @@ class Miner:
         systemd.notify("READY=1")
         log.info("models are loaded, the canary went through: %.1f s", time.monotonic() - began)
 
-    async def _until_stopped(self, loading: asyncio.Task[None]) -> None:
-        """Until a signal; raises what loading raised."""
+    async def _until_stopped(self, *starting: asyncio.Task[None]) -> None:
+        """Until a signal, whatever is still starting; raises what starting raised."""
         every = systemd.watchdog_seconds()
         stopped = asyncio.create_task(self.stopping.wait())
-        waited: set[asyncio.Task[Any]] = {stopped, loading}
+        waited: set[asyncio.Task[Any]] = {stopped, *starting}
         while not stopped.done():
             done, _ = await asyncio.wait(waited, timeout=every, return_when=asyncio.FIRST_COMPLETED)
-            if loading in done:
-                waited.discard(loading)
-                await loading
+            for task in done - {stopped}:
+                waited.discard(task)
+                await task
             systemd.notify("WATCHDOG=1")
         systemd.notify("STOPPING=1")
 

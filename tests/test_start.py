@@ -18,7 +18,9 @@ import pytest
 import neurons.miner
 from cascade.engine import Engine
 from miner.assembly import Parts
+from miner.chain import ChainAway, MemoryChain
 from miner.commands.mock import reserved_ports
+from miner.metagraph import Snapshot
 from miner.mocknet import dev_validator
 from miner.settings import Settings, UsageError
 from models.base import BadWeights
@@ -141,6 +143,32 @@ async def test_sigterm_while_models_load_ends_within_5_s(hindered: dict[str, Fak
         os.kill(os.getpid(), signal.SIGTERM)
         assert await asyncio.wait_for(miner.task, 60.0) == 0
     never.set()
+
+
+async def test_sigterm_while_the_chain_does_not_answer_ends_the_miner(
+    hindered: dict[str, Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, closed = threading.Event(), threading.Event()
+
+    class Hanging(MemoryChain):
+        def snapshot(self) -> Snapshot:
+            asked.set()
+            closed.wait()  # as a node's socket: closing it is what ends the question
+            raise ChainAway("closed on our side")
+
+        def close(self) -> None:
+            closed.set()
+
+    monkeypatch.setattr(neurons.miner, "open_chain", lambda network, netuid, *_: Hanging(netuid))
+    hindered |= {"embedded": Fake("embedded", 3.0), "sign-reading": Fake("sign-reading")}
+    try:
+        async with started(tmp_path) as miner:
+            await asyncio.to_thread(asked.wait)
+            await asyncio.wait_for(miner.miner.loaded.wait(), 60.0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await asyncio.wait_for(miner.task, 60.0) == 0
+    finally:
+        closed.set()
 
 
 async def test_a_reload_asked_for_while_models_load_waits_for_them(hindered: dict[str, Fake], tmp_path: Path) -> None:
