@@ -10,35 +10,32 @@ from __future__ import annotations
 import asyncio
 import hmac
 import io
-import ipaddress
 import json
 import math
-import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from cascade.verdict import Verdict
 from miner.gpu import Card, NoCards
 from miner.gpu import cards as driver_cards
 from miner.health import Readiness
+from miner.local_page import loopback, page_response
 from miner.metagraph import Snapshot
 from miner.service import Answered
 from miner.telemetry import Metrics, ModelHealth, values
 from models import metrics as measures
 from models.base import Frame
 
-PAGE = Path(__file__).with_name("pages") / "dashboard.html"
 SHOWN = 100  # answers kept with their picture
 MEASURED = 1000  # answers kept as figures: latency, tier shares, reliability
 THUMBNAIL = 320  # pixels of the longer side
@@ -105,16 +102,6 @@ def _fields(answered: Answered) -> dict[str, Any]:
     return {name: getattr(answered, name) for name in Answered.__dataclass_fields__}
 
 
-def loopback(host: str) -> bool:
-    """Whether only this machine reaches `host` (an address or localhost)."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Dashboard:
     """What `/` shows. host: the health port's address. token: who knows it may look; required beyond loopback."""
 
@@ -167,11 +154,7 @@ class Dashboard:
         return hmac.compare_digest(offered.encode(), self._token.encode())
 
     async def _page(self, _: Request) -> Response:
-        nonce = secrets.token_urlsafe(16)
-        rules = "default-src 'none'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-        rules += f"frame-ancestors 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
-        headers = {"Content-Security-Policy": rules, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-        return HTMLResponse(PAGE.read_text(encoding="utf-8").replace("{{nonce}}", nonce), headers=headers)
+        return page_response("dashboard.html")
 
     async def _state(self, request: Request) -> Response:
         try:

@@ -14,28 +14,25 @@ which brings 200 MB of pandas and scikit-learn with it.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import secrets
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from miner.journal import Journal
 from miner.journal_schema import JournalError
 from miner.journal_views import Candidate, Views
+from miner.local_page import loopback, page_response
 from miner.perceptual import distance
 
-PAGE = Path(__file__).with_name("pages") / "review.html"
 LOOKED_AT = 500  # most valuable pictures among which the queue is put in order
 ALIKE = 20  # bits of dHash from which two pictures no longer count as alike
 SERVED = 40
@@ -49,11 +46,7 @@ def loopback_only(handler: Handler) -> Handler:
     """Refuses a request that names another host: a page of the internet can point its own name at 127.0.0.1."""
 
     async def guarded(request: Request) -> Response:
-        host = request.url.hostname or ""
-        try:
-            here = host == "localhost" or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            here = False
+        here = loopback(request.url.hostname or "")
         return await handler(request) if here else _refused(421, "ask for localhost")
 
     return guarded
@@ -79,11 +72,7 @@ class Desk:
         self._journal, self._views, self._clock = journal, views, clock
 
     async def page(self, _: Request) -> Response:
-        nonce = secrets.token_urlsafe(16)
-        rules = "default-src 'none'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-        rules += f"frame-ancestors 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
-        headers = {"Content-Security-Policy": rules, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-        return HTMLResponse(PAGE.read_text(encoding="utf-8").replace("{{nonce}}", nonce), headers=headers)
+        return page_response("review.html")
 
     async def queue(self, request: Request) -> Response:
         second = request.query_params.get("mode") == "second"

@@ -30,7 +30,7 @@ from miner.assembly import Chosen, Parts, in_force, make_engine, own, revision
 from miner.axon import Axon, Limits, Server, verify_signature
 from miner.chain import ChainError, open_chain, own_address, register_command
 from miner.cli import leave
-from miner.dashboard import Dashboard, Recent, loopback
+from miner.dashboard import Dashboard, Recent
 from miner.decode import decode
 from miner.gate import Gate, Rules
 from miner.health import Address, HealthServer, Readiness, health_app
@@ -38,6 +38,7 @@ from miner.journal import Keep
 from miner.journal_schema import JournalError
 from miner.learning.serving import Habits, Learning
 from miner.learning.versions import Versions
+from miner.local_page import loopback
 from miner.metagraph import Snapshot
 from miner.replay import Replay
 from miner.service import Decide, Observer, Service
