@@ -32,6 +32,7 @@ from miner import btauth, gate
 from miner.gate import (
     Admission,
     Claim,
+    Crowded,
     Fault,
     Gate,
     NonceAhead,
@@ -103,8 +104,8 @@ class _Body:
         # A client that waits for "100 Continue" must not be told to go on with a body that nobody wants.
         self._small = self._declared <= limits.drop and not {"transfer-encoding", "expect"} & headers.keys()
 
-    async def read(self) -> bytes:
-        """All of it. Raises TooLarge, TooSlow or _Gone."""
+    async def read(self, take: Callable[[int], None] = lambda size: None) -> bytes:
+        """All of it. take: told of each part's size; may refuse. Raises TooLarge, TooSlow, _Gone and what it raises."""
         limits = self._limits
         if self._declared > limits.body:
             raise TooLarge(f"expected at most {limits.body} bytes, got a content-length of {self._declared}")
@@ -125,6 +126,7 @@ class _Body:
             size += len(parts[-1])
             if size > limits.body:
                 raise TooLarge(f"expected at most {limits.body} bytes")
+            take(len(parts[-1]))
         return b"".join(parts)
 
     async def drop_if_small(self) -> None:
@@ -178,6 +180,7 @@ class Axon:
         self._prior = prior
         self._observe = observe
         self.lanes = Lanes(self.limits.in_flight, self.limits.waiting)
+        self._unproven = 0  # bytes that are held for callers who may turn out to be anybody
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -205,7 +208,7 @@ class Axon:
             raise WrongMethod("expected POST")
         if btauth.VERSION_HEADER in headers:
             claim = await self._timely(btauth.read_claim(headers), self._gate.screen)
-            content = await body.read()
+            content = await self._read_unproven(body)
             admission = self._gate.prove(btauth.cover(claim, scope["method"], _target(scope), content))
         else:
             claim = await self._timely(gate.read_claim(headers), self._gate.screen)
@@ -221,6 +224,22 @@ class Axon:
             name,
             _encode_answer({**reply, "image": image, "prediction": prediction, "testnet_label": label}),
         )
+
+    async def _read_unproven(self, body: _Body) -> bytes:
+        """A body that its caller is proven with; strangers could else fill the memory with them, side by side."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            taken += size
+            self._unproven += size
+            if self._unproven > self.limits.unproven:
+                raise Crowded("too much is being sent by callers that are not proven yet: ask again")
+
+        try:
+            return await body.read(take)
+        finally:
+            self._unproven -= taken
 
     async def _timely(self, claim: Claim, screen: Callable[[Claim], None]) -> Claim:
         """The claim, screened; one that is a little ahead of our clock is held until it is not."""

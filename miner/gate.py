@@ -159,6 +159,14 @@ class TooLarge(Refusal):
     prefix = ""
 
 
+class Crowded(Refusal):
+    """Too much is being read from callers that are not proven yet."""
+
+    status = 503
+    reason = "crowded"
+    prefix = ""
+
+
 class Stopping(Refusal):
     """The miner stops, and the request was not read or judged yet."""
 

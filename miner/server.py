@@ -30,7 +30,8 @@ http_log = logging.getLogger(f"{__name__}.http")
 class Limits:
     """What strangers may cost. Sizes in bytes, times in seconds, rates in bytes per second.
 
-    head, body: greatest sizes. drop: largest refused body that is read to its end, to keep the connection; of a larger
+    head, body: greatest sizes. unproven: of all bodies together that are read before their signature can be checked
+    (`btauth/1`). drop: largest refused body that is read to its end, to keep the connection; of a larger
     one `linger` seconds are read and dropped, so that the refusal reaches its sender, and the connection is closed.
     head_seconds: from connecting, or from a request's first byte, to the end of its head.
     body_seconds: for the whole body, which has `body_grace` seconds before it must keep up with `body_rate`.
@@ -43,6 +44,7 @@ class Limits:
 
     head: int = 16 * 2**10
     body: int = 16 * 2**20
+    unproven: int = 24 * 2**20
     drop: int = 64 * 2**10
     head_seconds: float = 6.0
     body_seconds: float = 8.0

@@ -273,6 +273,26 @@ async def test_an_unproven_body_is_held_to_the_limits_before_its_signature_count
     assert edge.outcomes == ["answered", "bad-signature", "too-large", "too-large", "too-slow"]
 
 
+async def test_unproven_bodies_are_held_to_a_limit_together(caplog: pytest.LogCaptureFixture) -> None:
+    """Who knows the public keys can send them; a dendrite's caller is proven by its head, and is served meanwhile."""
+    limits = Limits(**{**ENDLESS, "unproven": 100_000, "linger": 0.1})  # type: ignore[arg-type]
+    image = json.dumps({"image": "aGVsbG8=" * 7500}).encode()  # 60 kB
+    async with quiet(caplog, limits=limits) as edge:
+        reader, writer = await edge.connect()
+        writer.write(release_11(image).bytes()[:-1])
+        await until(lambda: bool(edge.at_work))
+        crowded = await edge.ask(release_11(image).bytes())
+        assert (crowded.status, "ask again" in crowded.json["message"]) == (503, True)
+        assert (await edge.ask(Dendrite(VALIDATOR, IDENTITY).request("aGVsbG8=" * 20_000).bytes())).status == 200
+        writer.write(image[-1:])
+        async with asyncio.timeout(60.0):
+            assert (await read_response(reader)).status == 200
+        writer.close()
+        for _ in range(2):  # what was taken was given back
+            assert (await edge.ask(release_11(image).bytes())).status == 200
+    assert edge.outcomes == ["crowded", "answered", "answered", "answered", "answered"]
+
+
 # A miner that stops, and one that is at fault.
 
 
