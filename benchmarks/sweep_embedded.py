@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = embedded.settings_of(None, options.device, options.set, options.quick)
     folds = tomllib.loads((embedded.HERE / "folds.toml").read_text())
     names = options.networks or [f"dense/{fold}" for fold in (*folds, "final")]
-    pictures = read_folder(options.data)
+    pictures = embedded.corrected(read_folder(options.data), embedded.HERE / "corrections.toml", options.data)
     variants = {name: {**settings["fit"], **change} for name, change in VARIANTS.items()}
     members = embedded.members_of(names, variants, folds, pictures, settings)
     scored = {fold for name in names if (fold := name.split("/")[1]) != "final"}

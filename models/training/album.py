@@ -21,7 +21,7 @@ from models.data.labelled import Labelled
 from models.training import paste
 
 EDGE = 480  # longest side of a kept picture
-TEXTURE = 96  # side of a sprite's texture; its aspect is kept apart
+TEXTURE = 128  # side of a sprite's texture; its aspect is kept apart
 LEVELS = 5  # of prefiltering: details of 1, 2, 4, 8, 16 texture pixels
 DRAWN = 64  # drawn sprites of each kind
 
@@ -81,16 +81,17 @@ def sprites(
         for source, paths in sorted(objects.items()):
             found += [thing for thing in pool.map(lambda p, s=source: paste.cut_out_of(p, s), paths) if thing]
     textures = torch.from_numpy(np.stack([_texture(thing.sprite) for thing in found])).to(device)
-    levels = [textures.float()]
+    levels, whole = [textures], textures.float()
     for level in range(1, LEVELS):
-        small = functional.avg_pool2d(levels[0], 2**level)
-        levels.append(functional.interpolate(small, (TEXTURE, TEXTURE), mode="bilinear", align_corners=False))
+        small = functional.avg_pool2d(whole, 2**level)
+        wide = functional.interpolate(small, (TEXTURE, TEXTURE), mode="bilinear", align_corners=False)
+        levels.append(wide.round().to(torch.uint8))
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
 
     return Sprites(
-        torch.stack(levels, 1).round().to(torch.uint8),
+        torch.stack(levels, 1),
         column([thing.metres for thing in found]),
         column([thing.sprite.width / thing.sprite.height for thing in found]),
         torch.tensor([thing.work for thing in found], device=device),

@@ -20,6 +20,7 @@ SLOTS = 12  # things in one picture, at most
 PIECES = 3  # of the slots of a control: pieces of another clear frame of the same source
 UPPER = 0.45  # share of a frame's height that holds sky and house fronts, not road
 LEAST_SEEN = 14.0  # pixels of road work that must be left in a view for it to count as one
+CLOSE = 0.25  # share of the pictures whose first thing stands right before the camera, whatever perspective says
 FLAT = 0.012  # least height of a pasted thing, as a share of the frame's
 
 
@@ -158,10 +159,15 @@ def _things(album: Album, sprites: Sprites, order: Order, frames: Tensor, size: 
     chosen, work = _chosen(sprites, order.allowed, positive, dice)
     metres, aspect = sprites.metres[chosen], sprites.aspect[chosen]
     x, foot, valid = _places(positive, dice)
+    leading = torch.arange(SLOTS, device=x.device)[None] == 0
     horizon = dice.uniform(count, 1, low=0.40, high=0.56)
     foot = horizon + (1 - horizon) * foot
     camera = dice.uniform(count, 1, low=1.15, high=1.7)
     tall = (metres / camera * (foot - horizon) * dice.uniform(count, SLOTS, low=0.85, high=1.2)).clamp(FLAT, 0.75)
+    close = dice.happens(CLOSE, count, 1) & leading
+    share = torch.exp(dice.uniform(count, 1, low=math.log(0.25), high=math.log(0.95)))
+    tall = torch.where(close, share / aspect.clamp(min=1.0), tall)
+    foot = torch.where(close, dice.uniform(count, 1, low=0.6, high=1.05), foot)
     raised = torch.where(dice.happens(0.12, count, SLOTS), dice.uniform(count, SLOTS, high=0.15), 0.0)
     tall, foot, x = tall * height, (foot - raised) * height, x * width
     wide = tall * aspect * dice.uniform(count, SLOTS, low=0.9, high=1.1)
@@ -240,7 +246,7 @@ def _pieces(album: Album, order: Order, rows: Tensor, dice: Dice) -> Tensor:
     donors, device = order.donor[rows], order.donor.device
     count = len(donors) * PIECES
     size = album.sizes[donors].repeat_interleave(PIECES, 0)
-    half = size[:, 1:] * dice.uniform(count, 1, low=0.04, high=0.18) * dice.uniform(count, 2, low=0.7, high=1.4)
+    half = size[:, 1:] * dice.uniform(count, 1, low=0.04, high=0.25) * dice.uniform(count, 2, low=0.7, high=1.4)
     centre = half + (size - 2 * half) * dice.uniform(count, 2)
     boxes = torch.cat([torch.diag_embed(half), centre[..., None]], 2)
     frames = album.pixels[donors].float()

@@ -20,10 +20,10 @@ Rng = np.random.Generator
 Sprite = Image.Image  # RGBA, about TALL pixels high
 Colour = tuple[int, int, int]
 
-TALL = 96
+TALL = 128
 MACHINES = frozenset({"excavators-site"})  # whose close-ups show machines, not cones
 CLOSE_UP = 0.003  # weight of one cut-out; the drawn kinds weigh about 0.7 together
-RENDERED = 0.7  # weight of all rendered sprites of one label together
+RENDERED = 1.5  # weight of all rendered sprites of one label together
 WHITE_BORDER = 0.85  # share of near-white border pixels above which a close-up can be cut out
 WHITE: Colour = (238, 238, 238)
 GREY: Colour = (95, 95, 95)
@@ -272,6 +272,42 @@ def _post(rng: Rng) -> Sprite:
     return sprite
 
 
+def _blob(wide: int, tall: int, rng: Rng, rough: float) -> Image.Image:
+    """The mask of an irregular patch."""
+    angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+    radius = 1 - rough * rng.random(28)
+    x, y = wide / 2 * (1 + radius * np.cos(angle)), tall / 2 * (1 + radius * np.sin(angle))
+    mask = Image.new("L", (wide, tall), 0)
+    ImageDraw.Draw(mask).polygon(list(zip(x.tolist(), y.tolist(), strict=True)), fill=255)
+    return mask.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 2))))
+
+
+def _gravel(wide: int, tall: int, rng: Rng, colour: Sequence[float], contrast: float) -> NDArray[np.float64]:
+    grain = rng.normal(0, contrast, (tall, wide, 1)) + rng.normal(0, contrast / 4, (tall, wide, 3))
+    return (np.asarray(colour) + grain).clip(0, 255)
+
+
+def _broken(rng: Rng) -> Sprite:
+    """A pothole, with or without water in it, a puddle, or a patch of other asphalt, lying on the road."""
+    wide = round(TALL * rng.uniform(1.5, 5.0))
+    grey = rng.uniform(35, 130)
+    earth = grey * np.array([1.0, rng.uniform(0.85, 1.0), rng.uniform(0.7, 1.0)])
+    colours = _gravel(wide, TALL, rng, earth, float(rng.uniform(8, 40)))
+    alpha = np.asarray(_blob(wide, TALL, rng, 0.35)) / 255
+    if rng.random() < 0.6:  # water, brown or with the sky in it
+        inner = np.zeros((TALL, wide))
+        low, high, left, right = round(TALL * 0.25), round(TALL * 0.9), round(wide * 0.15), round(wide * 0.85)
+        inner[low:high, left:right] = np.asarray(_blob(right - left, high - low, rng, 0.3)) / 255
+        near, far = ([rng.uniform(90, 230), rng.uniform(90, 220), rng.uniform(70, 225)] for _ in range(2))
+        share = np.linspace(0, 1, TALL)[:, None, None]
+        water = np.asarray(near) * share + np.asarray(far) * (1 - share)
+        colours = colours * (1 - inner[..., None]) + water * inner[..., None]
+    else:  # deep: the far edge is dark
+        colours *= 1 - rng.uniform(0, 0.7) * (np.linspace(1, 0, TALL)[:, None, None] ** 2)
+    rgba = np.dstack([colours, 255 * alpha * rng.uniform(0.6, 1.0)])
+    return Image.fromarray(rgba.round().astype(np.uint8), "RGBA")
+
+
 KINDS = (
     Kind(_cone, (0.45, 1.0), True, 0.14),
     Kind(_barrel, (0.9, 1.15), True, 0.12),
@@ -280,8 +316,9 @@ KINDS = (
     Kind(_work_sign, (1.6, 2.8), True, 0.14),
     Kind(_worker, (1.6, 1.9), True, 0.08),
     Kind(_plain_sign, (1.8, 3.0), False, 0.25),
-    Kind(_vehicle, (1.4, 3.2), False, 0.25),
+    Kind(_vehicle, (1.4, 3.2), False, 0.1),
     Kind(_hydrant, (0.6, 1.0), False, 0.1),
-    Kind(_person, (1.5, 1.9), False, 0.2),
-    Kind(_post, (0.5, 1.6), False, 0.2),
+    Kind(_person, (1.5, 1.9), False, 0.1),
+    Kind(_post, (0.5, 1.6), False, 0.1),
+    Kind(_broken, (0.1, 0.5), False, 0.25),
 )
