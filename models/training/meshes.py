@@ -16,8 +16,10 @@ Scene = dict[str, Any]  # pieces by name, as mitsuba's load_dict takes them
 WHITE, BLACK, STEEL = (0.85, 0.85, 0.85), (0.03, 0.03, 0.03), (0.35, 0.36, 0.38)
 GLASS: Colour = (0.05, 0.06, 0.08)
 # Triangles of a box whose corner n has the high x, y, z where bits 0, 1, 2 of n are set.
-BOX = ((0, 1, 3), (0, 3, 2), (4, 5, 7), (4, 7, 6), (0, 1, 5), (0, 5, 4), (2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4))
-BOX += ((1, 3, 7), (1, 7, 5))
+BOX = (
+    *((0, 1, 3), (0, 3, 2), (4, 5, 7), (4, 7, 6), (0, 1, 5), (0, 5, 4)),
+    *((2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4), (1, 3, 7), (1, 7, 5)),
+)
 
 
 def orange(rng: Rng) -> Colour:
@@ -134,6 +136,7 @@ def _two_sided(colour: Colour) -> Scene:
 
 
 def stripes(wide: int, tall: int, colour: Colour, rng: Rng, ground: Colour = WHITE) -> Image.Image:
+    """Slanting stripes of a random width; wide, tall: pixels."""
     picture = Image.new("RGB", (wide, tall), in_bytes(ground))
     draw, step = ImageDraw.Draw(picture), int(rng.integers(14, 30))
     lean = tall * int(rng.choice([-1, 1]))
@@ -143,6 +146,7 @@ def stripes(wide: int, tall: int, colour: Colour, rng: Rng, ground: Colour = WHI
 
 
 def in_bytes(colour: Colour) -> tuple[int, int, int]:
+    """Linear light to sRGB bytes, nearly."""
     r, g, b = (round(255 * c ** (1 / 2.2)) for c in colour)
     return r, g, b
 
@@ -150,5 +154,6 @@ def in_bytes(colour: Colour) -> tuple[int, int, int]:
 def banded(
     b: Builder, radius: Callable[[float], float], bands: Sequence[tuple[float, float, Colour]], x: float = 0.0
 ) -> None:
+    """A surface of revolution in bands of (low, high, colour); radius: at a height, all in metres."""
     for low, high, colour in bands:
         b.revolved([(radius(low), low), (radius(high), high)], colour, x)

@@ -282,9 +282,9 @@ def _blob(wide: int, tall: int, rng: Rng, rough: float) -> Image.Image:
     return mask.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 2))))
 
 
-def _gravel(wide: int, tall: int, rng: Rng, colour: Sequence[float], contrast: float) -> NDArray[np.float64]:
+def _gravel(wide: int, tall: int, rng: Rng, colour: NDArray[np.float64], contrast: float) -> NDArray[np.float64]:
     grain = rng.normal(0, contrast, (tall, wide, 1)) + rng.normal(0, contrast / 4, (tall, wide, 3))
-    return (np.asarray(colour) + grain).clip(0, 255)
+    return (colour + grain).clip(0, 255)
 
 
 def _broken(rng: Rng) -> Sprite:

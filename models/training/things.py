@@ -155,9 +155,9 @@ def arrow_board(b: Builder, rng: Rng) -> None:
         (104 + 10 * k, 40 - s * (30 - 10 * k)) for k in range(3) for s in (1, -1)
     ]
     amber = (255, 190, 40) if rng.random() < 0.8 else (90, 60, 20)
-    for x, y in lamps:
-        x = 160 - x if turn else x
-        draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=amber)
+    for across, down in lamps:
+        across = 160 - across if turn else across
+        draw.ellipse((across - 4, down - 4, across + 4, down + 4), fill=amber)
     truck = rng.random() < 0.5
     low = 2.2 if truck else 1.4
     b.board(picture, 0, low + 0.6, 2.4, 1.2, y=-0.1)
