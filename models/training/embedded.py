@@ -20,6 +20,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folds = tomllib.loads(options.folds.read_text())
         pictures = corrected(read_folder(options.data), HERE / "corrections.toml", options.data)
         evaluate.check_folds(pictures, folds)
+        for folder in options.weights:
+            for name in (*folds, "final"):
+                file_of(name, folder)
     except ValueError as error:
         log.error("%s", error)
         return 2
@@ -64,20 +68,29 @@ def run(
     """Networks of all folds and the final one; calibration and figures; then the files that ship."""
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
-    members = members_of(
-        [f"run/{name}" for name in (*folds, "final")], {"run": settings["fit"]}, folds, pictures, settings
-    )
-    material = read(pictures, options.data, options.sprites, settings)
     with Rendering() as rendering:
         coming = {kind: rendering.start(pictures, kind, settings["seed"]) for kind in options.views}
-        networks = fit(members, *material, settings, options.seconds, lambda name, network: keep(name, network, work))
+        networks = _networks(pictures, folds, settings, options)
         rendered = {kind: rendering.result(futures) for kind, futures in coming.items()}
-    networks = {name.split("/")[1]: network for name, network in networks.items()}
     final = networks.pop("final")
     scores = evaluate.out_of_fold(pictures, folds, networks, rendered, settings["device"])
     trained = [p.source not in settings["measuring_only"] for p in pictures]
     examples = [view for view, usable in zip(rendered[options.views[-1]], trained, strict=True) if usable]
     return ship(final, scores, examples, pictures, folds, settings, options)
+
+
+def _networks(
+    pictures: Sequence[Labelled], folds: evaluate.Folds, settings: Mapping[str, Any], options: argparse.Namespace
+) -> dict[str, EfficientNetLite]:
+    """Of every fold that has pictures, and "final"."""
+    names = [f"run/{name}" for name in (*folds, "final")]
+    members = members_of(names, {"run": settings["fit"]}, folds, pictures, settings)
+    if options.weights:
+        present = [member.name.split("/")[1] for member in members]
+        return {name: mean_of([kept(file_of(name, d)) for d in options.weights], settings) for name in present}
+    material = read(pictures, options.data, options.sprites, settings)
+    keeping = partial(keep, folder=options.work)
+    return {n.split("/")[1]: net for n, net in fit(members, *material, settings, options.seconds, keeping).items()}
 
 
 def ship(
@@ -99,7 +112,8 @@ def ship(
     log.info("figures and opinions in %s", options.work)
     options.out.mkdir(parents=True, exist_ok=True)
     whole, small = options.work / "float.onnx", options.out / "roadwork.onnx"
-    facts = {"out_of_fold": headline(found, folds), "settings": settings}
+    facts: dict[str, Any] = {"out_of_fold": headline(found, folds), "settings": settings}
+    facts["mean_of"] = [folder.name for folder in options.weights]
     facts["difference_to_torch"] = export.write_onnx(final.cpu(), whole)
     export.quantise(whole, small, examples[:: max(1, len(examples) // EXAMPLES)])
     facts["difference_of_8_bits"] = export.difference(whole, small, examples[1 :: max(1, len(examples) // EXAMPLES)])
@@ -154,6 +168,24 @@ def keep(name: str, network: EfficientNetLite, folder: Path) -> None:
 def kept(file: Path) -> Weights:
     """What `keep` wrote there, in single precision."""
     return {key: value.float() for key, value in torch.load(file, "cpu").items()}
+
+
+def file_of(name: str, folder: Path) -> Path:
+    """What `keep` wrote of one fold, or of "final". Raises ValueError unless it is there, and of one training only."""
+    files = sorted(folder.glob(f"*-{name}.pt"))
+    if len(files) != 1:
+        raise ValueError(f"--weights {folder}: expected one file *-{name}.pt, found {len(files)}")
+    return files[0]
+
+
+def mean_of(weights: Sequence[Weights], settings: Mapping[str, Any]) -> EfficientNetLite:
+    """The network with the mean of several trainings' weights: as fast as one, and often better than each of them.
+
+    Model soups, Wortsman et al. 2022, https://arxiv.org/abs/2203.05482. All must have started from the same weights.
+    """
+    network = EfficientNetLite(settings["variant"])
+    network.load_state_dict({key: torch.stack([w[key] for w in weights]).mean(0) for key in weights[0]})
+    return network.to(memory_format=torch.channels_last).eval()
 
 
 class Rendering:
@@ -230,6 +262,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "streetvision-training")
     parser.add_argument(
         "--sprites", type=Path, help="what models.training.render_sprites wrote; without: drawn ones only"
+    )
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", default=[], metavar="DIR", help="no training: the mean of what these kept"
     )
     parser.add_argument("--settings", type=Path, help="default: settings.toml beside this file")
     parser.add_argument("--folds", type=Path, default=HERE / "folds.toml")

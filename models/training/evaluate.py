@@ -1,8 +1,9 @@
 """What the network is worth on sources it never saw: out-of-fold logits, calibration from other sources, tables.
 
-    python -m models.training.evaluate docs/results/embedded-dense-2026-11-24.json.gz
+    python -m models.training.evaluate docs/results/embedded-all-folds-2026-11-24.json.gz
 
-prints the tables of logits that a training kept (`opinions`).
+prints the tables of logits that a training kept (`opinions`); and what was gained over other networks, whose logits of
+the same native pictures may be added to that file: `others`, lists by name.
 """
 
 from __future__ import annotations
@@ -184,12 +185,58 @@ def opinions(
     }
 
 
-def kept(file: Path) -> tuple[Scores, Folds, Sequence[str]]:
-    """What `opinions` put into a compressed file: scores, folds, sources unlike what validators send."""
+def kept(file: Path) -> tuple[Scores, Folds, Sequence[str], Mapping[str, Sequence[float]]]:
+    """What `opinions` put into a compressed file: scores, folds, sources unlike what validators send; and `others`."""
     told = json.loads(gzip.decompress(file.read_bytes()))
     logits = {kind: np.array(values) for kind, values in told["logits"].items()}
     scores = Scores(np.array(told["label"]), np.array(told["source"]), np.array(told["group"]), logits)
-    return scores, told["folds"], told["unlike"]
+    return scores, told["folds"], told["unlike"], told.get("others", {})
+
+
+def gains(
+    scores: Scores,
+    others: Mapping[str, Sequence[float]],
+    folds: Folds,
+    seed: int = 0,
+    unlike: Sequence[str] = (),
+    draws: int = 500,
+) -> str:
+    """A table: these networks on native pictures instead of others, whose logits of the same pictures are given.
+
+    At 0.5: each calibrated by all other sources. At the best threshold, and AUC: of the logits as they are.
+    """
+    lines = ["| instead of | pictures | MCC at 0.5 | MCC at the best threshold | AUC |", "|---|---|---|---|---|"]
+    everywhere = np.unique(scores.sources).tolist()
+    pools = {**folds, "streets": [source for source in everywhere if source not in unlike], "pooled": everywhere}
+    after = _native(scores, scores.logits["native"], seed, unlike)
+    for name, logits in others.items():
+        before = _native(scores, np.array(logits), seed, unlike)
+        for pool, members in pools.items():
+            rows = np.flatnonzero(np.isin(scores.sources, members))
+            drawn = np.random.default_rng(seed).choice(rows, (draws, len(rows)))
+            drawn = np.vstack([rows, drawn[scores.labels[drawn].any(1)]])
+            old, new = (np.array([_three(scores.labels[d], z[d], p[d]) for d in drawn]) for z, p in (before, after))
+            low, high = np.percentile((new - old)[1:], [2.5, 97.5], axis=0)
+            cells = [
+                f"{was:.3f} to {now:.3f}: {now - was:+.3f} ({bottom:+.3f}..{top:+.3f})"
+                for was, now, bottom, top in zip(old[0], new[0], low, high, strict=True)
+            ]
+            lines.append(f"| {name} | {pool} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _native(
+    scores: Scores, logits: NDArray[np.float64], seed: int, unlike: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The logits, and the probabilities that they become."""
+    native = Scores(scores.labels, scores.sources, scores.groups, {"native": logits})
+    return logits, calibrated(native, seed, unlike)["native"]
+
+
+def _three(labels: NDArray[np.int64], logits: NDArray[np.float64], p: NDArray[np.float64]) -> tuple[float, ...]:
+    """MCC at 0.5 and at the best threshold, AUC."""
+    best = probability(logits - best_threshold(labels, logits))
+    return metrics.mcc(labels, p), metrics.mcc(labels, best), metrics.auc(labels, probability(logits))
 
 
 def _size(file: Path) -> tuple[int, int]:
@@ -270,5 +317,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    scores, folds, unlike = kept(Path(sys.argv[1]))
+    scores, folds, unlike, others = kept(Path(sys.argv[1]))
     sys.stdout.write(markdown(results(scores, folds, unlike=unlike)))
+    if others:
+        sys.stdout.write("\n" + gains(scores, others, folds, unlike=unlike))

@@ -326,13 +326,13 @@ def _pool(
 
 
 @torch.inference_mode()
-def predict(
-    network: EfficientNetLite, views: Sequence[NDArray[np.uint8]], device: str, most: int = 128
-) -> NDArray[Any]:
+def predict(network: EfficientNetLite, views: Sequence[NDArray[np.uint8]], device: str) -> NDArray[Any]:
     """(N,) logits of rendered views of any shapes, in their order.
 
     Without cuDNN: it plans every convolution anew for each of the many shapes, which takes longer than all the work.
+    A CPU takes one at a time: its caches hold no more.
     """
+    most = 1 if device == "cpu" else 128
     network = network.to(device)
     logits = np.zeros(len(views))
     by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,30 @@ def test_going_on_from_weights_starts_there_and_gives_the_mean_of_both() -> None
     assert all(torch.allclose(value, start[name]) for name, value in mean.items())
 
 
+def test_weights_of_two_trainings_become_their_mean_fold_by_fold(pictures: Path, folds: Path, tmp_path: Path) -> None:
+    trainings = [tmp_path / name for name in ("first", "second")]
+    for n, folder in enumerate(trainings):
+        folder.mkdir()
+        for name in ("one", "two", "final"):
+            network = pretrained()
+            torch.nn.init.constant_(network.classifier.bias, 2.0 * n)
+            embedded.keep(f"run/{name}", network, folder)
+    options = embedded._parser().parse_args(["--data", str(pictures), "--weights", *map(str, trainings)])
+    found = embedded._networks(read_folder(pictures), tomllib.loads(folds.read_text()), quick(), options)
+    assert found.keys() == {"one", "two", "final"}
+    for network in found.values():
+        assert network.classifier.bias.item() == 1.0
+        assert torch.equal(network.head.weight, pretrained().head.weight.half().float())
+
+
+def test_weights_of_no_training_and_of_two_are_refused(pictures: Path, folds: Path, tmp_path: Path) -> None:
+    assert embedded.main(["--data", str(pictures), "--folds", str(folds), "--weights", str(tmp_path)]) == 2
+    for name in ("pasted-one.pt", "dense-one.pt"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"expected one file \*-one\.pt, found 2"):
+        embedded.file_of("one", tmp_path)
+
+
 def test_a_fold_that_leaves_one_label_is_refused() -> None:
     empty, names = torch.zeros(2), np.array(["camvid", "gtsdb"])
     pool = Pool(empty, empty, empty, empty, names, np.array(["", ""]), np.array([0, 0]), np.array([0.0, 1.0]))
@@ -215,6 +240,18 @@ def test_calibration_puts_the_best_threshold_at_one_half(shift: float, scale: fl
     best = max(evaluate.metrics.mcc(labels, p, t) for t in np.linspace(0.05, 0.95, 91))
     assert at_half > best - 0.03
     assert evaluate.metrics.ece(labels, p) < 0.06
+
+
+def test_gains_are_paired_and_none_over_oneself() -> None:
+    rng = np.random.default_rng(0)
+    labels, sources = np.tile([0, 1], 150), np.repeat(["one", "two", "three"], 100)
+    logits = labels * 4.0 - 2 + rng.standard_normal(300)
+    scores = evaluate.Scores(labels, sources, sources, {"native": logits})
+    others = {"itself": logits.tolist(), "weaker": (logits + 4 * rng.standard_normal(300)).tolist()}
+    table = evaluate.gains(scores, others, {"first": ["one"]}, draws=40)
+    itself, weaker = (line.split(" | ") for line in table.splitlines() if "| pooled |" in line)
+    assert all(cell.strip(" |").endswith("+0.000 (+0.000..+0.000)") for cell in itself[2:])
+    assert all("(+0." in cell for cell in weaker[2:]), "the lower end of every gain is above nought"
 
 
 def test_every_source_belongs_to_one_fold() -> None:
