@@ -74,6 +74,13 @@ def test_opinions_come_in_the_order_of_the_frames(model: Embedded, order: list[i
     assert found == pytest.approx([expected[n] for n in order], abs=1e-3)
 
 
+@pytest.mark.parametrize("size", [(224, 224), (256, 160)])
+def test_a_small_picture_and_its_mirror_image_are_answered_alike(model: Embedded, size: tuple[int, int]) -> None:
+    pixels = scene(7, size).pixels
+    one, other = (model.assess([Frame.of(np.ascontiguousarray(each))])[0] for each in (pixels, pixels[:, ::-1]))
+    assert one.logit == pytest.approx(other.logit, abs=1e-5)
+
+
 def test_more_pictures_than_one_batch_holds(model: Embedded) -> None:
     frames = [scene(n, (64, 64)) for n in range(19)]
     assert len(model.assess(frames)) == 19

@@ -1,6 +1,6 @@
 """What the network is worth on sources it never saw: out-of-fold logits, calibration from other sources, tables.
 
-    python -m models.training.evaluate docs/results/embedded-all-folds-2026-11-24.json.gz
+    python -m models.training.evaluate docs/results/embedded-mirrored-2026-11-24.json.gz
 
 prints the tables of logits that a training kept (`opinions`); and what was gained over other networks, whose logits of
 the same native pictures may be added to that file: `others`, lists by name.

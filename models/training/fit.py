@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.data.labelled import Labelled
+from models.embedded.view import mirrored
 from models.training.album import Album, Sprites
 from models.training.backbone import EfficientNetLite, pretrained
 from models.training.compose import KINDS, Dice, Order, compose
@@ -327,7 +328,7 @@ def _pool(
 
 @torch.inference_mode()
 def predict(network: EfficientNetLite, views: Sequence[NDArray[np.uint8]], device: str) -> NDArray[Any]:
-    """(N,) logits of rendered views of any shapes, in their order.
+    """(N,) logits of rendered views of any shapes, in their order; as serving does it, mirror images included.
 
     Without cuDNN: it plans every convolution anew for each of the many shapes, which takes longer than all the work.
     A CPU takes one at a time: its caches hold no more.
@@ -343,5 +344,6 @@ def predict(network: EfficientNetLite, views: Sequence[NDArray[np.uint8]], devic
             for start in range(0, len(places), most):
                 some = places[start : start + most]
                 x = torch.from_numpy(np.stack([views[p] for p in some])).to(device).permute(0, 3, 1, 2)
-                logits[some] = network(x.float().contiguous()).float().cpu().numpy()
+                looks = [x, x.flip(3)] if mirrored(x.shape[3], x.shape[2]) else [x]
+                logits[some] = torch.stack([network(look.float().contiguous()).float() for look in looks]).mean(0).cpu()
     return logits
