@@ -3,7 +3,8 @@
 One pass sees a wide picture small, and a cone at its edge hardly at all. The squares show each part by itself, and the
 mirror image is a second opinion on the whole; the look that sees most road work is believed. Three looks take up to
 three times as long as the first pass. On held-out pictures of 512 pixels that did not pay: no shipped profile asks it
-(`docs/results/cascade-2026-11-24.md`); on wider pictures, `./run_miner.sh calibrate --check` tells.
+(`docs/results/cascade-2026-11-24.md`); on wider pictures, `./run_miner.sh calibrate --check` tells. A picture of the
+wire's size gains nothing here: the first pass has seen its mirror image.
 """
 
 from __future__ import annotations
