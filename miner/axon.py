@@ -19,10 +19,9 @@ import logging
 import math
 import string
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from functools import lru_cache
-from itertools import chain
 from typing import Any, Final
 
 import sr25519
@@ -184,7 +183,7 @@ class Axon:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        headers = _texts(scope["headers"])
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         body = _Body(scope, headers, receive, self.limits)
         try:
             outcome, name, reply = await self._serve(scope, headers, body, started)
@@ -192,9 +191,8 @@ class Axon:
         except _Gone:
             outcome = "disconnected"
         except (Exception, asyncio.CancelledError) as error:
-            refusal = _refusal(error)
-            outcome = refusal.reason
-            await self._refuse(refusal, scope, body, send, started)
+            # No name for the refusal: it would hold its own traceback, and so this request until the next collection.
+            outcome = await self._refuse(_refusal(error), scope, body, send, started)
         self._observe(outcome, time.perf_counter() - started)
 
     async def _serve(
@@ -284,16 +282,17 @@ class Axon:
             log.exception("%s got the prior: no answer came", admission.hotkey)
         return "guarded", self._prior
 
-    async def _refuse(self, refusal: Refusal, scope: Scope, body: _Body, send: Send, started: float) -> None:
-        """Say no. The connection goes on if the body has ended; else it is closed, not before the no could be read."""
+    async def _refuse(self, refusal: Refusal, scope: Scope, body: _Body, send: Send, started: float) -> str:
+        """Say no, and why. After the whole body the connection goes on; else it closes once the no could be read."""
         await body.drop_if_small()
-        fields, content = _status(refusal.status, str(refusal), started), encode_json({"message": str(refusal)})
+        fields, content = _status(refusal.status, str(refusal), started), f'{{"message":{encode_json(str(refusal))}}}'
         if body.ended:
             await _send(scope, send, refusal.status, fields, content)
-            return
+            return refusal.reason
         await _send(scope, send, refusal.status, [*fields, CLOSE], content, more=True)
         await body.drop()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return refusal.reason
 
 
 def _refusal(error: BaseException) -> Refusal:
@@ -404,12 +403,6 @@ async def _send(scope: Scope, send: Send, status: int, headers: list[Header], co
         return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def _texts(headers: Sequence[Header]) -> dict[str, str]:
-    """The headers as text, decoded in one go: no parser lets a line break into a name or a value."""
-    words = b"\n".join(chain.from_iterable(headers)).decode("latin-1").split("\n")
-    return dict(zip(words[::2], words[1::2], strict=True)) if headers else {}
 
 
 def _integer(raw: str | None) -> int | None:

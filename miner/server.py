@@ -15,6 +15,7 @@ from email.utils import formatdate
 from functools import partial
 from itertools import chain
 from typing import Any
+from weakref import proxy
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -146,7 +147,7 @@ class _Connection(HttpToolsProtocol):
         self._in_head = False
         self.due = self.loop.time() + self.limits.request_seconds
         super().on_headers_complete()
-        cycle = self.cycle
+        cycle = proxy(self.cycle)  # it holds the scope: a circle would keep each body until the next collection
         extensions: Any = {BODY_ARRIVED: lambda: not cycle.more_body, WHOLE_RESPONSE: partial(_respond, cycle)}
         self.scope["extensions"] = extensions
 

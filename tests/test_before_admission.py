@@ -5,6 +5,7 @@ leave, a miner that stops. Each ends in a short JSON answer or a closed connecti
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from bittensor_wallet import Keypair
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from miner import btauth
 from miner.axon import Limits
@@ -291,6 +293,29 @@ async def test_unproven_bodies_are_held_to_a_limit_together(caplog: pytest.LogCa
         for _ in range(2):  # what was taken was given back
             assert (await edge.ask(release_11(image).bytes())).status == 200
     assert edge.outcomes == ["crowded", "answered", "answered", "answered", "answered"]
+
+
+async def test_a_request_that_was_answered_is_freed_without_the_collector() -> None:
+    """A request that holds itself keeps its body, 16 MB at most, until the collector comes by, and makes it work."""
+    kinds = {
+        "valid": (request, 200),
+        "unregistered": (lambda: request(STRANGER), 403),
+        "forged": (lambda: request(bt_header_dendrite_signature="0x" + "00" * 64), 401),
+        "btauth, forged": (lambda: release_11(b"{}", signed=b""), 401),
+        "too large": (lambda: request(**{"content-length": "1000000000"}), 413),
+    }
+    async with serving(IDENTITY, SUBNET, limits=PATIENT) as edge:
+        for name, (make, status) in kinds.items():
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(5):
+                    assert (await edge.ask(make().bytes())).status == status
+                await until(lambda: not edge.server._open)
+                held = [one for one in gc.get_objects() if isinstance(one, RequestResponseCycle)]
+                assert held == [], name
+            finally:
+                gc.enable()
 
 
 # A miner that stops, and one that is at fault.
