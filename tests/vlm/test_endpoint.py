@@ -256,11 +256,18 @@ def test_a_model_that_is_not_served_or_a_server_that_is_not_there_is_said_at_onc
 
 
 @pytest.fixture(scope="module")
-def vllm_serve(thinking_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def port() -> Iterator[int]:
+    """Of the loopback address. Bound without listening: given to nobody else, and a server that sets SO_REUSEADDR, as
+    vLLM does, may listen there."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def vllm_serve(port: int, thinking_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real server; its log is shown if it does not come up."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
     server = "vllm.entrypoints.openai.api_server"  # what `vllm serve` starts; the command wants the package for cards
     command = [sys.executable, "-m", server, "--model", str(thinking_checkpoint), "--host", "127.0.0.1"]
