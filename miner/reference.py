@@ -57,7 +57,8 @@ def commands() -> str:
     return (
         "# Commands\n\n" + MADE + "\n"
         "Exit codes: 0 done, 1 failed, 2 asked wrongly; `doctor` ends with the number of failed checks.\n"
-        "`./run_miner.sh COMMAND --help` lists a command's flags.\n\n"
+        "`./run_miner.sh COMMAND --help` lists a command's flags; any other is refused. The environment and `.env`\n"
+        "may hold every setting: a command uses those that mean something to it.\n\n"
         + _table(["Command", "Purpose"], rows)
         + "\n## What `doctor` looks at\n\n"
         "Each check says ok, warn, fail or unknown, what was seen, and what to do about it.\n\n" + checks + "\n"

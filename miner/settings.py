@@ -13,7 +13,7 @@ from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -58,9 +58,17 @@ class Asked(BaseSettings):
     )
 
 
+# Settings that mean something to a command other than `serve`, by what it does:
+DECIDING = ("profile", "device", "endpoints", "endpoint_key", "max_pixels")  # asks models about pictures
+STATE = ("network", "wallet_name", "wallet_hotkey", "state_dir")  # opens a hotkey's journal or versions
+WALLET = ("wallet_name", "wallet_hotkey", "wallet_path")  # opens the hotkey file
+CHAIN = ("network", "netuid", "chain_endpoint")  # asks the chain
+
+
 class Settings(Asked):
     """Serve the subnet: answer validators' pictures until stopped."""
 
+    takes: ClassVar[Sequence[str]] = ()  # of a command that inherits these settings: those that are its flags too
     model_config = SettingsConfigDict(env_file=("miner.env", ".env"), env_ignore_empty=True, validate_by_name=True)
 
     # The chain and who we are on it.
@@ -253,9 +261,10 @@ def parse(command: type[T], arguments: Sequence[str], word: str = "") -> T:
     package, _, name = command.__module__.rpartition(".")
     if package == "miner.commands":
         source.root_parser.prog = f"run_miner.sh {name} {word}".rstrip()
-    _shorten(source.root_parser, command)
+    words = _kebab(arguments)
+    if issubclass(command, Settings) and command is not Settings:
+        _keep_to(command, source.root_parser, words)
     try:
-        words = _kebab(arguments)
         return CliApp.run(command, cli_args=words, cli_settings_source=source, cli_cmd_method_name="_parsed")
     except ValidationError as error:
         raise UsageError("\n".join(fault(each, ["those of .env.example"]) for each in error.errors())) from None
@@ -263,15 +272,22 @@ def parse(command: type[T], arguments: Sequence[str], word: str = "") -> T:
         raise UsageError(str(error)) from None
 
 
-def _shorten(parser: ArgumentParser, command: type[BaseSettings]) -> None:
-    """`--help` of a command names what is its own; it takes the flags of `serve` too."""
-    if command is Settings or not issubclass(command, Settings):
-        return
-    inherited = {field.replace("_", "-") for field in Settings.model_fields}
+def _keep_to(command: type[Settings], parser: ArgumentParser, words: Sequence[str]) -> None:
+    """A command has its own flags and those of `serve` that it names in `takes`. Raises UsageError at another one."""
+    others = {field.replace("_", "-") for field in Settings.model_fields if field not in command.takes}
+    given = {word.partition("=")[0] for word in words}
+    meaningless, shown = set[str](), list[str]()
     for action in parser._actions:
-        if any(flag.removeprefix("--").removeprefix("no-") in inherited for flag in action.option_strings):
+        if any(flag.removeprefix("--").removeprefix("no-") in others for flag in action.option_strings):
             action.help = SUPPRESS
-    parser.epilog = "The flags of `serve` work here too: ./run_miner.sh serve --help"
+            meaningless |= given.intersection(action.option_strings)
+        elif action.help != SUPPRESS:
+            shown += [flag for flag in action.option_strings if flag.startswith("--")][:1]
+    if meaningless:
+        raise UsageError(
+            f"{', '.join(sorted(meaningless))}: a flag of serve that {parser.prog.partition(' ')[2]} has no use for; "
+            f"it takes {', '.join(shown)}"
+        )
 
 
 def _kebab(arguments: Sequence[str]) -> list[str]:

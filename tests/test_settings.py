@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
+from miner.commands.doctor import Doctor
 from miner.commands.improve import Improve, Rollback
 from miner.commands.plan import Plan
+from miner.commands.predict import Predict
 from miner.settings import Settings, UsageError, env_example, parse, variables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,11 +137,38 @@ def test_no_flag_listens_to_a_variable_without_our_prefix(monkeypatch: pytest.Mo
     assert parse(Improve, ["--json"]).as_json
 
 
-def test_help_of_a_command_names_its_own_flags_and_points_to_those_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_shows_its_own_flags_and_those_of_serve_that_it_has_a_use_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         parse(Improve, ["--help"])
     said = capsys.readouterr().out
     assert "--margin" in said
+    assert "--state-dir" in said
     assert "--axon-port" not in said
-    assert "run_miner.sh serve --help" in said
-    assert parse(Improve, ["--axon-port", "8092"]).axon_port == 8092
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "refused"),
+    [
+        (Improve, ["--axon.port", "1"], "--axon-port"),
+        (Rollback, ["--profile=embedded"], "--profile"),
+        (Predict, ["x.jpg", "--no-journal", "--canary", "0.1"], "--canary, --no-journal"),
+    ],
+)
+def test_a_flag_of_serve_that_means_nothing_to_a_command_is_refused_with_those_it_takes(
+    command: type[Settings], words: list[str], refused: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"^{refused}: .* it takes .*--{command.takes[0]}"):
+        parse(command, words)
+
+
+def test_a_variable_that_means_nothing_to_a_command_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINER_AXON_PORT", "8092")
+    assert parse(Rollback, []).axon_port == 8092
+
+
+def test_the_doctor_takes_every_flag_of_serve() -> None:
+    given = ["--network", "test", "--axon-port", "8092", "--allow-non-registered"]
+    asked = parse(Doctor, given)
+    assert {name: getattr(asked, name) for name in Settings.model_fields} == parse(Settings, given).model_dump()

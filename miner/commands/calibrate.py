@@ -26,7 +26,7 @@ from miner.charts import columns
 from miner.journal_schema import JournalError
 from miner.journal_views import Views
 from miner.recording import read_traces, record
-from miner.settings import Settings, UsageError, parse
+from miner.settings import DECIDING, STATE, Settings, UsageError, parse
 from models import metrics
 from models.data.labelled import read_folder
 
@@ -34,6 +34,7 @@ from models.data.labelled import read_folder
 class Calibrate(Settings):
     """Fit a profile's weights, calibration and exit band on labelled pictures; report before and after, out of fold."""
 
+    takes = (*DECIDING, *STATE)
     images: Path | None = Field(None, description="Labelled pictures: <source>/<roadwork|clear>/*.jpg below it.")
     traces: Path | None = Field(None, description="Or labelled trace lines, recorded before.")
     from_journal: bool = Field(False, description="Or the labelled pictures of this miner's own journal.")

@@ -19,7 +19,7 @@ from miner.chain import ChainError
 from miner.cost import PRICES, Bill, Income, Offer, PlansBill, PricesError, Range, bills, pictures_per_second, prices
 from miner.doctor.world import NotAsked, World, read_chain
 from miner.profiles import members
-from miner.settings import Settings, UsageError, parse
+from miner.settings import CHAIN, Settings, UsageError, parse
 from models import planner
 
 CARD_GB = 80.0
@@ -29,6 +29,7 @@ MOST_CARDS = 8
 class Cost(Settings):
     """What serving costs, and what it would have to earn. Figures that are not given are read or named as missing."""
 
+    takes = ("profile", *CHAIN, "health_host", "health_port")
     prices: Path = Field(PRICES, description="The price table (TOML) to use.")
     price_per_hour: float | None = Field(None, gt=0, description="US dollars an hour for the whole machine.")
     cards: int | None = Field(None, ge=1, description="Cards of 80 GB. Default: as many as the profile needs.")

@@ -22,6 +22,7 @@ COLOURS = {Outcome.OK: "green", Outcome.WARN: "yellow", Outcome.FAIL: "bold red"
 class Doctor(Settings):
     """Check this machine, the settings, the wallet and the chain; say what to mend. Exit code: the failures."""
 
+    takes = tuple(Settings.model_fields)  # it looks at what serve would do with the same flags
     as_json: bool = Field(False, description="Print JSON for a program.")
     reflector: str = Field("", description="An echoip server (https://ifconfig.co) to try the axon port from outside.")
 

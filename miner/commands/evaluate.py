@@ -18,7 +18,7 @@ from cascade.deadline import Deadline
 from cascade.verdict import Verdict
 from miner.assembly import running_engine
 from miner.evaluation import Evaluation, evaluate
-from miner.settings import Settings, UsageError, parse
+from miner.settings import DECIDING, Settings, UsageError, parse
 from models.base import Frame
 from models.data.labelled import read_folder
 
@@ -28,6 +28,7 @@ Level = Literal["native", "0", "1", "2", "3"]
 class Evaluate(Settings):
     """Score <source>/<roadwork|clear>/*.jpg: n, MCC, accuracy, AUC, ECE, Brier with 95 % bootstrap intervals."""
 
+    takes = DECIDING
     directory: CliPositionalArg[Path] = Field(description="The folder; pictures may lie at any depth.")
     level: list[Level] = Field(
         ["native"],

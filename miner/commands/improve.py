@@ -22,7 +22,7 @@ from miner.learning.improve import TRAIN, improve, promote_staged, shadow_compar
 from miner.learning.judging import MARGIN, Comparison, Judgement
 from miner.learning.retrain import Retrain
 from miner.learning.versions import Versions
-from miner.settings import Settings, UsageError, parse
+from miner.settings import DECIDING, STATE, Settings, UsageError, parse
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Improve(Settings):
     Also: improve shadow, improve promote, improve rollback, improve audit.
     """
 
+    takes = (*DECIDING, *STATE)
     base: Path | None = Field(None, description="Labelled trace lines to learn from too (calibrate --record).")
     days: float = Field(180, ge=0, description="Use labels of the last so many days; 0: all.")
     steps: str = Field("head,refit", description="What to fit, in order, with commas: head, memory, train, refit.")
@@ -49,12 +50,14 @@ class Improve(Settings):
 class Rollback(Settings):
     """Put an older version in force: the one before, or the one named."""
 
+    takes = STATE
     to: str | None = Field(None, description="Version to go back to; own: the miner's own profile.")
 
 
 class Promote(Settings):
     """Put the staged version in force if it was not worse on the labelled pictures that both answered."""
 
+    takes = STATE
     margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
     as_json: bool = Field(False, description="Print JSON.")
 
@@ -62,12 +65,14 @@ class Promote(Settings):
 class Shadowed(Settings):
     """What the staged version said beside the live one, and how many answers were its own (canary)."""
 
+    takes = STATE
     as_json: bool = Field(False, description="Print JSON.")
 
 
 class Audit(Settings):
     """What was promoted, refused and rolled back, and on what figures."""
 
+    takes = STATE
     as_json: bool = Field(False, description="Print the JSON lines as they are.")
 
 

@@ -18,12 +18,13 @@ from miner.export import ExportError, export
 from miner.journal import Journal, Keep
 from miner.journal_schema import JournalError
 from miner.journal_views import Views, days_ago
-from miner.settings import Settings, UsageError, parse
+from miner.settings import STATE, Settings, UsageError, parse
 
 
 class Stats(Settings):
     """Requests, answers, faults and labels on record, by version and caller."""
 
+    takes = STATE
     days: float = Field(7, ge=0, description="Count the last so many days; 0: ever.")
     as_json: bool = Field(False, description="Print JSON.")
 
@@ -31,6 +32,7 @@ class Stats(Settings):
 class Export(Settings):
     """Write requests and labelled pictures as Parquet files that Hugging Face datasets loads."""
 
+    takes = STATE
     directory: CliPositionalArg[Path] = Field(description="Where to; made if missing.")
     days: float = Field(0, ge=0, description="Only the last so many days; 0: all.")
 
@@ -38,6 +40,7 @@ class Export(Settings):
 class Label(Settings):
     """Take labels from a CSV file with the columns sha256 and label (1 road work, 0 clear)."""
 
+    takes = STATE
     file: CliPositionalArg[Path] = Field(description="The CSV file.")
     source: Literal["consensus", "human", "testnet"] = Field("consensus", description="Who says so.")
 

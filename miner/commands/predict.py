@@ -18,7 +18,7 @@ from cascade.deadline import Deadline
 from cascade.engine import Engine
 from cascade.trace import Record, write
 from miner.assembly import frame_of, running_engine
-from miner.settings import Settings, UsageError, parse
+from miner.settings import DECIDING, Settings, UsageError, parse
 from models.base import ModelUnavailable
 from models.clip import ClipError, Steady, is_clip, sampled
 
@@ -26,6 +26,7 @@ from models.clip import ClipError, Steady, is_clip, sampled
 class Predict(Settings):
     """Probability of road work in pictures and clips, one JSON line each."""
 
+    takes = DECIDING
     images: CliPositionalArg[list[Path]] = Field(description="JPEG files; videos, where PyAV is installed.")
     seconds: float = Field(8.0, gt=0, description="Time each picture may take.")
     every: float = Field(0.5, gt=0, description="Seconds between the pictures looked at in a clip.")

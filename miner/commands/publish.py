@@ -13,7 +13,7 @@ from pydantic import AliasChoices, Field
 from rich.console import Console
 
 from miner import card
-from miner.settings import Settings, UsageError, parse
+from miner.settings import WALLET, Settings, UsageError, parse
 from miner.wallet import WalletError, load_hotkey
 
 EMBEDDED = Path(__file__).resolve().parent.parent.parent / "models" / "embedded"
@@ -23,6 +23,7 @@ LEFT_OUT = ("*.py", "__pycache__/*", card.NAME)
 class Publish(Settings):
     """Publish a model with its card: files of a folder, and model_card.json signed off by your hotkey's address."""
 
+    takes = WALLET
     repository: str = Field(
         pattern=r"^[\w.-]+/[\w.-]+$",
         validation_alias=AliasChoices("repository", "repo"),

@@ -13,13 +13,14 @@ from rich.console import Console
 from miner.chain import ChainError, register_command
 from miner.doctor.world import ChainFacts, NotAsked, read_chain
 from miner.registration import RegistrationError, checked, payload, poll, submit
-from miner.settings import Settings, UsageError, parse
+from miner.settings import CHAIN, WALLET, Settings, UsageError, parse
 from miner.wallet import WalletError, load_hotkey
 
 
 class Register(Settings):
     """From a hotkey to a registered miner: what is done, what is missing, and the command for it."""
 
+    takes = (*CHAIN, *WALLET)
     model_repo: str = Field("", description="Public repository of your model card. Default: MODEL_URL.")
     server: str = Field("", description="The operator's application server. Default: PROXY_CLIENT_URL; empty: none.")
     yes: bool = Field(False, description="Sign and send without asking.")

@@ -22,6 +22,7 @@ from miner.settings import Settings, UsageError, parse
 class Replay(Settings):
     """Decide recorded opinions again under other profiles: MCC, escalation share, mean milliseconds."""
 
+    takes = ("profile",)
     traces: CliPositionalArg[Path] = Field(description="A file that `--trace` or `calibrate --record` wrote.")
     profiles: list[str] = Field(default_factory=list, description="Profiles to compare (name or file); repeatable.")
     as_json: bool = Field(False, description="Print JSON.")
