@@ -11,6 +11,7 @@ import os
 import sys
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Sequence
+from inspect import cleandoc
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -261,6 +262,7 @@ def parse(command: type[T], arguments: Sequence[str], word: str = "") -> T:
     package, _, name = command.__module__.rpartition(".")
     if package == "miner.commands":
         source.root_parser.prog = f"run_miner.sh {name} {word}".rstrip()
+    source.root_parser.description = cleandoc(command.__doc__ or "")
     words = _kebab(arguments)
     if issubclass(command, Settings) and command is not Settings:
         _keep_to(command, source.root_parser, words)

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -27,16 +27,17 @@ from urllib.request import urlopen
 import bittensor
 from bittensor.core.settings import version_as_int
 from bittensor.utils import networking
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, CliImplicitFlag, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from cascade.trace import Record, TraceError, read_all
+from miner.asking import Asking
 from miner.challenge import Challenge, DrawnSource, Era, FolderSource, HubSource, Plan, Source
-from miner.mocknet import VALIDATORS, dev_validator
+from miner.mocknet import dev_validator
 from miner.protocol import ImageSynapse
 from miner.report import DRAWN, Board, Exchange, Run, cause_of, figures, write
 from miner.settings import UsageError, parse
@@ -46,36 +47,13 @@ TIMEOUT = 9.0  # seconds a validator waits
 TRACE_WAIT = 2.0  # seconds for the miner to write its last line
 
 
-class Options(BaseSettings):
+class Options(Asking):
     """Ask a running miner as the subnet's validators do, and report what came of it."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", cli_kebab_case=True, cli_prog_name="validator", cli_hide_none_type=True
-    )
+    model_config = SettingsConfigDict(cli_prog_name="validator")
 
     miner: str = Field("http://127.0.0.1:9100", description="URL of the miner's health port.")
-    challenges: int = Field(120, ge=1, description="Requests to send, all validators together.")
-    validators: int = Field(2, ge=1, le=VALIDATORS, description="Validators that ask at the same time.")
-    era: Literal["both", "2026-01", "2026-05"] = Field("both", description="State of the challenge, by month.")
-    images: Path | None = Field(None, description="Folder with <roadwork|clear>/*.jpg below it, at any depth.")
-    dataset: str | None = Field(None, description="Hub id of a data set, or a folder of its parquet files.")
-    organic: float = Field(0.1, ge=0, le=1, description="Share of organic requests: no label, not scored.")
-    report: Path | None = Field(None, description="Folder for report.json and report.html.")
     trace: Path | None = Field(None, description="The miner's trace file, for tiers and routing.")
-    json_: CliImplicitFlag[bool] = Field(False, alias="json", description="Print the report as JSON, nothing else.")
-    seed: int = Field(0, ge=0, description="The same seed asks the same.")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.images is not None and self.dataset is not None:
-            raise ValueError("--images and --dataset: expected one of them, got both")
-        return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # flags only: names such as SEED are too common to be taken from the environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +205,7 @@ async def _run(options: Options, target: Target, source: Source) -> int:
     started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     began = time.perf_counter()
     board = Board(options.validators)
-    console = Console(stderr=options.json_)
+    console = Console(stderr=options.as_json)
     async with _shown(board, options, console) as tell:
         async for exchange in exchanges(options, target, source):
             board.add(exchange)
@@ -248,7 +226,7 @@ async def _run(options: Options, target: Target, source: Source) -> int:
     values = figures(run, board, await _traced(options.trace, {e.sha256 for e in board.of()}))
     if options.report is not None:
         values_path, page_path = write(values, options.report)
-    if options.json_:
+    if options.as_json:
         sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
     else:
         console.print(_final(values))
@@ -283,7 +261,7 @@ def _records(path: Path) -> list[Record]:
 @asynccontextmanager
 async def _shown(board: Board, options: Options, console: Console) -> AsyncIterator[Any]:
     """A live table on a terminal; elsewhere a line every so often."""
-    if console.is_terminal and not options.json_:
+    if console.is_terminal and not options.as_json:
         with Live(_live(board, options), console=console, refresh_per_second=8) as live:
             yield lambda _: live.update(_live(board, options))
         return

@@ -32,6 +32,26 @@ def test_an_unknown_command_exits_2_and_names_the_known(capsys: pytest.CaptureFi
     assert "serve" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--axon-port", "1"], "run_miner.sh mock: error: unrecognized arguments: --axon-port 1"),
+        (["--miner", "http://127.0.0.1:9100"], "unrecognized arguments: --miner"),
+        (["--challenges", "0"], "challenges: Input should be greater than or equal to 1, got '0'"),
+        (["--images", "nowhere"], "images: Path does not point to a directory, got 'nowhere'"),
+    ],
+)
+def test_mock_refuses_what_it_cannot_do_before_it_starts_anything(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = cli.main(["mock", *words])
+    except SystemExit as stop:  # argparse's own
+        code = int(stop.code or 0)
+    assert (code, list(Path().iterdir())) == (2, [])
+    assert says in capsys.readouterr().err
+
+
 def test_a_foreign_package_of_our_name_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

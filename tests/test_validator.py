@@ -214,7 +214,7 @@ def test_no_miner_gives_the_command_that_starts_one(capsys):
         (["--validators", "17"], "validators"),
         (["--organic", "2"], "organic"),
         (["--era", "2025-01"], "era"),
-        (["--images", "a", "--dataset", "b"], "expected one of them"),
+        (["--images", ".", "--dataset", "b"], "expected one of them"),
     ],
 )
 def test_wrong_flags_are_named(flags, says, capsys):
@@ -231,7 +231,7 @@ def test_unknown_flags_exit_with_2():
 def test_the_environment_changes_nothing(monkeypatch):
     monkeypatch.setenv("SEED", "5")
     assert validator.parse(validator.Options, []).seed == 0
-    assert validator.parse(validator.Options, ["--seed", "5", "--json"]).json_
+    assert validator.parse(validator.Options, ["--seed", "5", "--json"]).as_json
 
 
 def test_the_last_of_a_repeated_flag_counts():

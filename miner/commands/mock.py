@@ -1,7 +1,4 @@
-"""`mock`: a miner process and a mock validator process on loopback, a live table, and a report.
-
-All flags are the validator's (`./run_miner.sh mock --help`); the miner takes its settings from the environment.
-"""
+"""`mock`: a miner process and a mock validator process on loopback, a live table, and a report."""
 
 from __future__ import annotations
 
@@ -19,15 +16,22 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
-from miner.settings import UsageError
+from miner.asking import Asking
+from miner.settings import UsageError, parse
 
 START_SECONDS = 120.0  # a cold machine reads the networks from disk and runs the first canary
 
 
+class Mock(Asking):
+    """A miner and a mock validator on this machine: challenges, live table, report in runs/.
+
+    The miner takes its settings from the environment and .env (docs/configuration.md).
+    """
+
+
 def main(arguments: Sequence[str]) -> int:
+    parse(Mock, arguments)  # before anything is started; the validator reads them again
     validator = [sys.executable, "-P", "-m", "neurons.validator"]
-    if {"-h", "--help"} & set(arguments):
-        return subprocess.call([*validator, "--help"])
     run = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     run.mkdir(parents=True)
     with running_miner(run) as url:
