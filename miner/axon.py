@@ -159,8 +159,8 @@ class Axon:
 
     answer: the service's answer. cheap_answer: of the same signature, called instead when the queue sheds a request;
     it must need no queue itself (the cheapest tier, or the prior). prior: sent when either raises or answers no
-    probability. observe: told of every request, (outcome, seconds): "answered", "shed", "guarded", or a refusal's
-    reason; must not block or raise.
+    probability. observe: told of every request, (outcome, seconds): "answered", "shed", "guarded", "ping", "gone" (its
+    caller left before the answer), or a refusal's reason; must not block or raise.
     """
 
     def __init__(
@@ -187,7 +187,9 @@ class Axon:
         body = _Body(scope, headers, receive, self.limits)
         try:
             outcome, name, reply = await self._serve(scope, headers, body, started)
-            await _send(scope, send, 200, [*_echo(name, headers), *_status(200, "Success", started)], reply)
+            fields = [*_echo(name, headers), *_status(200, "Success", started)]
+            if not await _send(scope, send, 200, fields, reply):
+                outcome = "gone"
         except _Gone:
             outcome = "disconnected"
         except (Exception, asyncio.CancelledError) as error:
@@ -393,16 +395,16 @@ def _encode_answer(answer: dict[str, Any]) -> str:
     return encode_json({**answer, "image": ""}).replace('"image":""', f'"image":"{image}"', 1)
 
 
-async def _send(scope: Scope, send: Send, status: int, headers: list[Header], content: str, more: bool = False) -> None:
-    """more: the connection is not to be closed yet."""
+async def _send(scope: Scope, send: Send, status: int, headers: list[Header], content: str, more: bool = False) -> bool:
+    """False when nobody is there any more, as far as the server tells. more: do not close the connection yet."""
     body = content.encode()
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     whole = scope.get("extensions", {}).get(WHOLE_RESPONSE)
     if whole is not None and not more:
-        await whole(status, headers, body)
-        return
+        return bool(await whole(status, headers, body))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": more})
+    return True
 
 
 def _integer(raw: str | None) -> int | None:

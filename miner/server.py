@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -22,7 +22,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 log = logging.getLogger(__name__)
-# ASGI extensions, both callables: whether the whole body is here; send (status, headers, body) in one piece.
+# ASGI extensions, both callables: whether the whole body is here; send (status, headers, body) in one piece, and tell
+# whether there still was a client to send it to.
 BODY_ARRIVED, WHOLE_RESPONSE = "body_arrived", "whole_response"
 http_log = logging.getLogger(f"{__name__}.http")
 
@@ -67,12 +68,15 @@ class _HeadTooLarge(Exception):
 
 async def _respond(
     cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
-) -> None:
-    """Send a whole response in one write. uvicorn's `send` takes two and checks every header; ours are our own."""
+) -> bool:
+    """Send a whole response in one write; False when the client had left.
+
+    uvicorn's `send` takes two writes and checks every header; ours are our own.
+    """
     if cycle.flow.write_paused and not cycle.disconnected:
         await cycle.flow.drain()
     if cycle.disconnected:
-        return
+        return False
     lines = [STATUS_LINE[status]]
     for name, value in chain(cycle.default_headers, headers):
         lines += (name, b": ", value, b"\r\n")
@@ -85,6 +89,7 @@ async def _respond(
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()
+    return True
 
 
 class _Connection(HttpToolsProtocol):
@@ -95,7 +100,12 @@ class _Connection(HttpToolsProtocol):
     """
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, limits: Limits, peers: dict[_Connection, None]
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        limits: Limits,
+        peers: dict[_Connection, None],
+        refused: Callable[[str], None],
     ) -> None:
         super().__init__(config=config, server_state=state, app_state={})
         self.logger = http_log
@@ -103,6 +113,7 @@ class _Connection(HttpToolsProtocol):
         self.limits = limits
         self.due = self.loop.time() + limits.head_seconds  # the server cuts whoever is overdue
         self._peers = peers
+        self._refused = refused
         self._head = 0  # bytes since the head began
         self._in_head = True
         self._too_large = False
@@ -175,12 +186,15 @@ class _Connection(HttpToolsProtocol):
         if not self.idle and cycle.response_started:  # it was refused already, and its body is being dropped
             self.transport.close()
             return
-        status, text = b"400 Bad Request", "not an HTTP/1.1 request"
+        reason, status, text = "not-http", b"400 Bad Request", "not an HTTP/1.1 request"
         if self._too_large:
-            status, text = (
+            reason, status, text = (
+                "head-too-large",
                 b"431 Request Header Fields Too Large",
                 f"expected a head of at most {self.limits.head} bytes",
             )
+        if self.idle:  # else the application has the request, and counts it
+            self._refused(reason)
         body = json.dumps({"message": text}).encode()
         head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(head % (status, len(body)) + body)
@@ -201,12 +215,22 @@ class Server:
     """Serves an ASGI application inside the caller's running event loop.
 
     host: an address; None for every address, IPv4 and IPv6. port: 0 lets the system choose one (see `port`).
+    refused: told of every request that got 400 or 431 and never reached the application: "not-http", "head-too-large";
+    must not block or raise.
     """
 
-    def __init__(self, app: Any, host: str | None, port: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        host: str | None,
+        port: int,
+        limits: Limits | None = None,
+        refused: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self.port = port
         self._host = host
         self._limits = limits or Limits()
+        self._refused = refused
         self._config = uvicorn.Config(
             app,
             http=_Connection,
@@ -259,7 +283,7 @@ class Server:
         await asyncio.sleep(0)
 
     def _connect(self) -> _Connection:
-        return _Connection(self._config, self._state, self._limits, self._open)
+        return _Connection(self._config, self._state, self._limits, self._open, self._refused)
 
     def _tick(self) -> None:
         """Once a second: cut who is overdue, and move the date that answers carry."""

@@ -140,7 +140,7 @@ def log_answer(answered: Answered) -> None:
     )
 
 
-ADMITTED = {"answered", "shed", "guarded", "ping"}  # outcomes of the axon that are no refusals
+ADMITTED = {"answered", "shed", "guarded", "ping", "gone"}  # outcomes of the axon that are no refusals
 
 
 class ModelHealth(Protocol):
@@ -179,9 +179,10 @@ class Metrics:
         self._scorers: OrderedDict[str, Scorer] = OrderedDict()
 
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
-        self.answers = counter("answers", "Answers sent, by source: cascade, partial, prior.", ["source"])
+        self.answers = counter("answers", "Answers made, by source: cascade, partial, prior.", ["source"])
         self.faults = counter("faults", "Faults that the prior answered for.", ["kind"])
-        self.admissions = counter("admissions", "Requests let in by the gate.")
+        let_in = "Requests let in by the gate: answered, shed, guarded, ping; gone: the caller left before its answer."
+        self.admissions = counter("admissions", let_in, ["outcome"])
         self.refusals = counter("refusals", "Requests refused before any work.", ["reason"])
         self.seconds = histogram("answer_seconds", "Admission to answer.", SECONDS)
         self.stage_seconds = histogram("stage_seconds", "Time of a stage: decode, cascade.", SECONDS, ["stage"])
@@ -274,9 +275,13 @@ class Metrics:
     def asked(self, outcome: str, seconds: float) -> None:
         """Count one request at the axon by its outcome: an answer's, or a refusal's reason."""
         if outcome in ADMITTED:
-            self.admissions.inc()
+            self.admissions.labels(outcome).inc()
         else:
-            self.refusals.labels(outcome).inc()
+            self.refused(outcome)
+
+    def refused(self, reason: str) -> None:
+        """Count one request that was refused before any work."""
+        self.refusals.labels(reason).inc()
 
     def _frame(self, frame: Frame) -> None:
         step = max(1, min(frame.size) // 32)

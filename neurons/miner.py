@@ -171,7 +171,7 @@ class Miner:
         )
         self.metrics.in_flight.set_function(lambda: axon.lanes.taken)
         self.metrics.waiting.set_function(lambda: len(axon.lanes))
-        server = Server(axon, self._host, settings.axon_port, axon.limits)
+        server = Server(axon, self._host, settings.axon_port, axon.limits, self.metrics.refused)
         try:
             await server.start()
         except OSError as error:

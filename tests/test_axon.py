@@ -471,6 +471,7 @@ async def test_a_head_too_large_gets_431_in_one_piece_and_in_many() -> None:
             await writer.drain()
         assert (await read_response(reader)).status == 431
         writer.close()
+        assert edge.refused == ["head-too-large"] * 2
         assert (await edge.ask(dendrite().request().bytes())).status == 200
 
 
@@ -493,6 +494,7 @@ async def test_what_is_not_http_gets_400(garbage: bytes) -> None:
     async with serving(IDENTITY, SUBNET) as edge:
         response = await soon(edge.ask(garbage))
         assert (response.status, response.headers["connection"]) == (400, "close")
+        assert edge.refused == ["not-http"]
 
 
 # Time.

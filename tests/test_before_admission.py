@@ -128,6 +128,7 @@ async def test_a_malformed_head_gets_400_and_goes_no_further(head: bytes, caplog
         assert (response.status, response.headers["connection"]) == (400, "close")
         assert response.json == {"message": "not an HTTP/1.1 request"}
     assert set(edge.outcomes) <= {"not-registered"}, "a head may be sound but for what it says of the body"
+    assert edge.outcomes + edge.refused in (["not-registered"], ["not-http"]), "it is counted once"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +236,7 @@ async def test_a_broken_chunk_gets_one_answer(pause: bool, caplog: pytest.LogCap
             writer.close()
             await until(lambda: not edge.at_work)
         assert edge.outcomes == ["disconnected", "not-registered"]
+        assert edge.refused == [], "they are counted already"
 
 
 @pytest.mark.parametrize("how", ["closed", "reset"])
@@ -258,6 +260,27 @@ async def test_a_caller_that_leaves_before_it_is_known_is_forgotten(how: str, ca
             await until(lambda: not edge.server._open and not edge.at_work)
             assert edge.outcomes == outcomes, name
             edge.outcomes.clear()
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+async def test_an_admitted_caller_that_leaves_before_its_answer_is_told_as_gone(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = asyncio.Event()
+
+    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
+        await go_on.wait()
+        return 0.75
+
+    async with quiet(caplog, answer) as edge:
+        _, writer = await edge.connect()
+        writer.write(request().bytes())
+        await until(lambda: bool(edge.at_work))
+        await leave(writer, how)
+        await until(lambda: not edge.server._open)
+        go_on.set()
+        await until(lambda: not edge.at_work)
+        assert edge.outcomes == ["gone"]
 
 
 async def test_an_unproven_body_is_held_to_the_limits_before_its_signature_counts(

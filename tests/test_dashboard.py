@@ -77,7 +77,7 @@ class Miner:
 
     def answers(self, *answered: Answered) -> None:
         for each in answered:
-            self.metrics.admissions.inc()
+            self.metrics.admissions.labels("answered").inc()
             self.metrics.answered(each)
             self.recent.add(each)
 

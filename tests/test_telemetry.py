@@ -121,10 +121,11 @@ def test_an_answer_by_the_prior_is_counted_with_its_fault() -> None:
 
 def test_admissions_and_refusals_are_counted_apart() -> None:
     kept = metrics()
-    for outcome in ("answered", "shed", "no-permit", "no-permit"):
+    for outcome in ("answered", "shed", "gone", "gone", "no-permit", "no-permit"):
         kept.asked(outcome, 0.001)
-    assert values(kept.admissions) == {(): 2.0}
-    assert values(kept.refusals) == {("no-permit",): 2.0}
+    kept.refused("not-http")
+    assert values(kept.admissions) == {("answered",): 1.0, ("shed",): 1.0, ("gone",): 2.0}
+    assert values(kept.refusals) == {("no-permit",): 2.0, ("not-http",): 1.0}
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), max_size=30))

@@ -43,10 +43,11 @@ def subnet(*neurons: Neuron) -> Callable[[], Snapshot]:
 
 @dataclass
 class Edge:
-    """A served axon and what it told its observer."""
+    """A served axon and what it told its observer. refused: what its server told of requests that never reached it."""
 
     server: Server
     outcomes: list[str]
+    refused: list[str]
 
     @property
     def at_work(self) -> int:
@@ -101,9 +102,10 @@ async def serving(
     gate = Gate(identity, snapshot, verify_signature, rules=rules, **gate_options)
     outcomes: list[str] = []
     axon = Axon(gate, answer, cheap_answer, limits, observe=lambda outcome, seconds: outcomes.append(outcome))
-    server = Server(axon, host, 0, axon.limits)
+    refused: list[str] = []
+    server = Server(axon, host, 0, axon.limits, refused.append)
     await server.start()
     try:
-        yield Edge(server, outcomes)
+        yield Edge(server, outcomes, refused)
     finally:
         await server.stop()
