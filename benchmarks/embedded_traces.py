@@ -35,6 +35,7 @@ from cascade.verdict import Source, Stop, Verdict
 from models.base import Frame, Model, Opinion
 from models.embedded.closer import WIDE, Closer
 from models.embedded.model import Embedded
+from models.embedded.view import fitted, mirrored
 
 WIRE = (224, 224)
 LEVELS = ("level0", "level1", "level2", "level3")
@@ -68,17 +69,17 @@ def records(opinions: Mapping[str, Any], signs: Mapping[str, Mapping[str, float]
         for kind in ("native", *(level for level in LEVELS if level in said)):
             at = native if kind == "native" else WIRE
             found = [Opinion("embedded", float(said[kind][i]), milliseconds[at][0])]
-            looks = ["flip"] if kind == "native" else [f"{kind}-flip"]
+            shown = size if kind == "native" else WIRE
+            looks = [] if mirrored(*fitted(*shown)) else ["flip"]
             if kind == "native" and max(size) >= WIDE * min(size):
                 looks += SQUARES
             if all(look in said for look in looks):
-                highest = max(float(said[look][i]) for look in looks)
+                highest = max((float(said[look][i]) for look in looks), default=0.0)
                 found.append(Opinion("closer-look", highest, milliseconds[at][1]))
             if kind == "native" and path in signs:
                 found.append(Opinion("sign-reading", signs[path]["logit"], signs[path]["cpu_ms"]))
             verdict = Verdict(0.5, (0.0, 1.0), tuple(found), (), (), Stop.LAST_TIER, Source.CASCADE, False, 0.0)
             digest = hashlib.sha256(f"{opinions['sha256'][i]} {kind}".encode()).hexdigest()
-            shown = size if kind == "native" else WIRE
             yield Record(when, digest, *shown, verdict, opinions["label"][i], opinions["group"][i])
 
 

@@ -47,27 +47,40 @@ def frame(width: int, height: int, bright: slice = slice(0, 0)) -> Frame:
     [
         ((512, 288), [(512, 288)] + [(288, 288)] * 2),
         ((288, 512), [(288, 512)] + [(288, 288)] * 2),
-        ((224, 224), [(224, 224)]),
-        ((260, 224), [(260, 224)]),
+        ((300, 300), [(300, 300)]),
+        ((340, 300), [(340, 300)]),
+        ((224, 224), []),
+        ((260, 160), [(160, 160)] * 2),
     ],
 )
-def test_a_square_picture_is_only_mirrored(size: tuple[int, int], expected: list[tuple[int, int]]) -> None:
+def test_what_the_first_pass_has_seen_is_not_looked_at_again(
+    size: tuple[int, int], expected: list[tuple[int, int]]
+) -> None:
     assert [view.size for view in views(frame(*size))] == expected
 
 
 def test_the_squares_reach_both_ends_and_the_mirror_image_is_one() -> None:
-    ramp = np.broadcast_to(np.arange(100, dtype=np.uint8)[None, :, None], (50, 100, 3))
+    ramp = np.broadcast_to((np.arange(400) // 2).astype(np.uint8)[None, :, None], (200, 400, 3))
     mirror, left, right = (view.pixels[0, :, 0] for view in views(Frame.of(ramp)))
-    assert mirror.tolist() == list(range(99, -1, -1))
-    assert (left[0], left[-1], right[0], right[-1]) == (0, 49, 50, 99)
+    assert mirror.tolist() == ramp[0, ::-1, 0].tolist()
+    assert (left[0], left[-1], right[0], right[-1]) == (0, 99, 100, 199)
 
 
 def test_the_look_that_sees_most_is_believed_and_all_go_in_one_batch() -> None:
     network = Brightest()
-    wide, small = Closer(network).assess([frame(512, 288, slice(480, 512)), frame(224, 224)])
+    wide, square = Closer(network).assess([frame(512, 288, slice(480, 512)), frame(300, 300)])
     assert len(network.shapes) == 4
     assert wide.logit == max(wide.evidence["looks"]) == pytest.approx(200 * 32 / 256)  # mirrored, it lies on the left
-    assert (wide.model, small.model, small.logit, len(small.evidence["looks"])) == (KEY, KEY, 0.0, 1)
+    assert (wide.model, square.model, square.logit, len(square.evidence["looks"])) == (KEY, KEY, 0.0, 1)
+
+
+def test_where_nothing_is_left_to_look_at_it_says_nothing_and_no_pass_is_spent() -> None:
+    network = Brightest()
+    bright = frame(224, 224, slice(0, 224))
+    (said,) = Closer(network).assess([bright])
+    assert (said.logit, said.evidence["looks"], network.shapes) == (0.0, [], [])
+    wide, small = Closer(network).assess([frame(512, 288, slice(0, 512)), bright])
+    assert (wide.logit, small.logit, len(network.shapes)) == (200.0, 0.0, 3)
 
 
 def test_it_is_the_shipped_network_that_looks() -> None:

@@ -3,8 +3,10 @@
 One pass sees a wide picture small, and a cone at its edge hardly at all. The squares show each part by itself, and the
 mirror image is a second opinion on the whole; the look that sees most road work is believed. Three looks take up to
 three times as long as the first pass. On held-out pictures of 512 pixels that did not pay: no shipped profile asks it
-(`docs/results/cascade-2026-11-24.md`); on wider pictures, `./run_miner.sh calibrate --check` tells. A picture of the
-wire's size gains nothing here: the first pass has seen its mirror image.
+(`docs/results/cascade-2026-11-24.md`); on wider pictures, `./run_miner.sh calibrate --check` tells.
+
+Of pictures of the wire's size the first pass has seen the mirror image too. Of a square one nothing is left then: it
+gets log-odds of 0, which say nothing either way, and no pass. A profile spares it the question by `min_side = 225`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import replace
 
 from models.base import Frame, Model, ModelSpec, Opinion
 from models.embedded.model import Embedded
+from models.embedded.view import fitted, mirrored
 
 KEY = "closer-look"
 WIDE = 1.2  # from this aspect on the squares differ enough from the whole picture and from each other
@@ -42,20 +45,25 @@ class Closer:
         """One opinion per frame, in order; `evidence["looks"]`: the log-odds of each look."""
         began = time.perf_counter()
         looks = [views(frame) for frame in frames]
-        said = iter(self._network.assess([view for several in looks for view in several]))
+        shown = [view for several in looks for view in several]
+        said = iter(self._network.assess(shown) if shown else ())
         found = [[next(said).logit for _ in several] for several in looks]
         milliseconds = (time.perf_counter() - began) * 1e3
-        return [Opinion(KEY, max(logits), milliseconds, {"looks": [round(z, 3) for z in logits]}) for logits in found]
+        return [
+            Opinion(KEY, max(logits, default=0.0), milliseconds, {"looks": [round(z, 3) for z in logits]})
+            for logits in found
+        ]
 
     def close(self) -> None:
         self._network.close()
 
 
 def views(frame: Frame) -> list[Frame]:
-    """The mirror image, and of a picture that is not nearly square the squares at both ends."""
+    """What the first pass has not seen: the mirror image, unless it looks at that itself, and of a picture that is not
+    nearly square the squares at both ends."""
     height, width = frame.pixels.shape[:2]
     side = min(height, width)
-    found = [frame.pixels[:, ::-1]]
+    found = [] if mirrored(*fitted(width, height)) else [frame.pixels[:, ::-1]]
     if max(height, width) >= WIDE * side:
         for top, left in ((0, 0), (height - side, width - side)):
             found.append(frame.pixels[top : top + side, left : left + side])
