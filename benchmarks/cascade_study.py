@@ -35,6 +35,7 @@ from cascade.profile import Member, Profile, Tier, load
 from cascade.resampling import Index, group_folds, splits
 from cascade.routes import bands, choose_band, course, course_out_of_fold
 from cascade.trace import read_all
+from models import metrics
 
 SHOWN = {"mcc": "MCC", "auc": "AUC", "brier": "Brier", "ece": "ECE"}
 
@@ -186,12 +187,12 @@ def show(data: Data, methods: Mapping[str, Outcome], prevalence: float) -> dict[
     found = {}
     for name, outcome in methods.items():
         row = summary(data.y, outcome.p, weight, data.groups)
-        cells = [f"{row[key]['value']:.3f} [{row[key]['low']:.3f}, {row[key]['high']:.3f}]" for key in SHOWN]
+        cells = [metrics.told(row[key], 3) for key in SHOWN]
         print(f"| {name} | {' | '.join(cells)} | {np.average(outcome.milliseconds, weights=weight):.0f} |")
         found[name] = float(row["mcc"]["value"])
     cascade, best = list(methods.values())[-1], methods["best single, fitted"]
-    gain, low, high = paired_gain(data.y, cascade.p, best.p, weight, data.groups)
-    print(f"\ncascade - best single, fitted: MCC {gain:+.4f} [{low:+.4f}, {high:+.4f}]\n")
+    gain = paired_gain(data.y, cascade.p, best.p, weight, data.groups)
+    print(f"\ncascade - best single, fitted: MCC {metrics.gained(*gain, digits=4)}\n")
     return found
 
 

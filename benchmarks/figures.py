@@ -38,6 +38,7 @@ from cascade.profile import Member, Profile, Tier
 from miner.cli import ROOT
 from miner.mocknet import dev_validator
 from miner.replay import SECOND, Replay
+from models import metrics
 from models.base import Frame, ModelSpec
 from models.fake import Fake, slow
 from models.worker import Policy, Remote, Worker
@@ -558,7 +559,7 @@ def accuracy_through_the_wire() -> Found:
     recorded = json.loads(BASELINE.read_text())
     said, passed = [], True
     for name, better in (("mcc", 1), ("accuracy", 1), ("brier", -1), ("ece", -1)):
-        value, low, high = (quality[name][part] for part in ("value", "low", "high"))
-        said.append(f"{name} {value:.3f} ({low:.3f}..{high:.3f})")
+        value = quality[name]["value"]
+        said.append(f"{name} {metrics.told(quality[name], 3)}")
         passed = passed and (value >= recorded[name]["low"] if better > 0 else value <= recorded[name]["high"])
     return f"{', '.join(said)} on {quality['n']} drawn pictures; on record {recorded['mcc']['value']:.3f} MCC", passed

@@ -55,7 +55,7 @@ from miner.service import Answered
 from models.base import Frame, Opinion
 from models.head import Weights
 from models.memory import unit
-from models.metrics import mcc
+from models.metrics import gained, mcc
 
 COMPONENTS = (
     256  # of the embeddings that are kept, found on the network's own pictures: a fit takes a tenth of the time
@@ -392,7 +392,7 @@ def _row(lives: Sequence[Lived], which: NDArray[np.bool_]) -> str:
     draws = [weighted_mcc(truth, said[1], w) - weighted_mcc(truth, said[0], w) for w in resamples(list(groups), 500, 0)]
     low, high = np.percentile(draws, [2.5, 97.5])
     told = "  ".join(f"{arm.name} {mark:.3f}" for arm, mark in zip(lives[0].arms, marks, strict=True))
-    return f"{told}  gain {marks[1] - marks[0]:+.3f} ({low:+.3f}..{high:+.3f})"
+    return f"{told}  gain {gained(marks[1] - marks[0], low, high)}"
 
 
 COLOURS = ("#8a8f98", "#c2500a", "#1f6f8b")

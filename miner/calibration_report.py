@@ -42,16 +42,15 @@ _RELIABILITY = (
 )
 
 
-def gain(values: tuple[float, float, float]) -> str:
-    """A difference and its interval as text."""
-    value, low, high = values
-    return f"{value:+.3f} ({low:+.3f}..{high:+.3f})"
-
-
 def _tiles(fitted: Fitted) -> list[Tile]:
     before, after = fitted.before.worth, fitted.after.worth
+    gain = metrics.gained(*fitted.gain)
     return [
-        ("MCC", number(after["mcc"]["value"]), f"before {number(before['mcc']['value'])}; {gain(fitted.gain)}"),
+        (
+            "MCC",
+            number(after["mcc"]["value"]),
+            f"before {number(before['mcc']['value'])}; {gain}",
+        ),
         ("ECE", number(after["ece"]["value"]), f"before {number(before['ece']['value'])}"),
         ("mean time", f"{after['mean_ms']:.0f} ms", f"every tier {fitted.every_tier.worth['mean_ms']:.0f} ms"),
         ("asked a second tier", f"{after['escalated']:.0%}", f"before {before['escalated']:.0%}"),

@@ -325,14 +325,12 @@ def _validators_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _quality_tiles(quality: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     if quality is None:
         return []
-    return [
-        (
-            name,
-            number(quality[key]["value"]),
-            f"95 %: {number(quality[key]['low'])} to {number(quality[key]['high'])}",
-        )
-        for name, key in (("AUC", "auc"), ("ECE", "ece"), ("Brier", "brier"))
-    ]
+    return [_quality_tile(metrics.TITLES[key], quality[key]) for key in ("auc", "ece", "brier")]
+
+
+def _quality_tile(name: str, figure: Mapping[str, float | None]) -> tuple[str, str, str]:
+    interval = metrics.bounds(figure, 3)
+    return name, number(figure["value"]), f"95 %: {interval}" if interval else ""
 
 
 def _about(run: Mapping[str, Any]) -> str:

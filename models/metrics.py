@@ -148,6 +148,11 @@ def bounds(measure: Mapping[str, float | None], digits: int = 2) -> str:
     return "" if low is None or high is None else f"{low:.{digits}f}..{high:.{digits}f}"
 
 
+def gained(value: float, low: float, high: float, digits: int = 3) -> str:
+    """A difference and its interval: "+0.012 (-0.003..+0.027)"."""
+    return f"{value:+.{digits}f} ({low:+.{digits}f}..{high:+.{digits}f})"
+
+
 def summary(
     labels: ArrayLike, probabilities: ArrayLike, seed: int = 0, groups: Sequence[str] | None = None
 ) -> dict[str, Any]:

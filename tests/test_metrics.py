@@ -171,6 +171,7 @@ def test_a_measure_is_told_with_its_interval_where_it_has_one():
     assert metrics.told({"value": None, "low": None, "high": None}) == "-"
     assert metrics.told({"value": 0.0123, "low": 0.0101, "high": 0.0149}, 3) == "0.012 (0.010..0.015)"
     assert metrics.bounds({"value": -0.1, "low": -0.2, "high": 0.1}) == "-0.20..0.10"
+    assert metrics.gained(0.0123, -0.003, 0.0271) == "+0.012 (-0.003..+0.027)"
     assert list(metrics.TITLES) == list(metrics.METRICS)
 
 

@@ -122,6 +122,14 @@ def test_quality_is_measured_on_valid_answers_with_a_label():
     assert sum(column["count"] for column in values["reliability"]) == len(scored)
 
 
+def test_a_measure_stands_with_its_interval_and_without_one_where_there_is_none():
+    values = figures(RUN, board([exchange(i) for i in range(130)]))
+    assert f"95 %: {metrics.bounds(values['quality']['auc'], 3)}" in page(values)
+    alike = figures(RUN, board([exchange(i) for i in range(0, 130, 2)]))
+    assert alike["quality"]["auc"]["value"] is None, "one label only"
+    assert page(alike).count("95 %: ") == 2
+
+
 def test_failures_are_counted_by_cause_and_organic_requests_by_number():
     answers = figures(RUN, board([exchange(i) for i in range(130)]))["answers"]
     assert answers["challenges"] == 130

@@ -21,7 +21,7 @@ from cascade.profile import SHIPPED, Profile, fit_path
 from cascade.trace import Record, write
 from cascade.worth import Fitted, TierCheck, check, fit_profile
 from miner.assembly import profile_of, running_engine
-from miner.calibration_report import gain, page
+from miner.calibration_report import page
 from miner.charts import columns
 from miner.journal_schema import JournalError
 from miner.journal_views import Views
@@ -118,7 +118,7 @@ def _say_fit(fitted: Fitted, out: Path, report: Path, as_json: bool) -> int:
     table.add_row("mean ms", *(f"{way.worth['mean_ms']:.1f}" for way in ways.values()))
     console = Console()
     console.print(table)
-    console.print(f"MCC after - before: {gain(fitted.gain)}, paired", highlight=False)
+    console.print(f"MCC after - before: {metrics.gained(*fitted.gain)}, paired", highlight=False)
     console.print(f"exit band {fitted.fit.band}, written to {out}; diagrams in {report}", highlight=False)
     return 0
 
@@ -133,7 +133,7 @@ def _say_checks(checks: Sequence[TierCheck], as_json: bool) -> int:
         return 0
     table = Table("tier", "MCC with", "without", "gain (95 %)", "added ms", "verdict")
     for one in checks:
-        brings = gain((one.gain, one.low, one.high))
+        brings = metrics.gained(one.gain, one.low, one.high)
         verdict = "earns its cost" if one.earns else "drop it"
         with_, without = f"{one.mcc_with:.3f}", f"{one.mcc_without:.3f}"
         table.add_row(one.tier, with_, without, brings, f"{one.added_ms:+.1f}", verdict)

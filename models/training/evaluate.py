@@ -218,7 +218,7 @@ def gains(
             old, new = (np.array([_three(scores.labels[d], z[d], p[d]) for d in drawn]) for z, p in (before, after))
             low, high = np.percentile((new - old)[1:], [2.5, 97.5], axis=0)
             cells = [
-                f"{was:.3f} to {now:.3f}: {now - was:+.3f} ({bottom:+.3f}..{top:+.3f})"
+                f"{was:.3f} to {now:.3f}: {metrics.gained(now - was, bottom, top)}"
                 for was, now, bottom, top in zip(old[0], new[0], low, high, strict=True)
             ]
             lines.append(f"| {name} | {pool} | {' | '.join(cells)} |")
