@@ -31,7 +31,6 @@ from miner import btauth, gate
 from miner.gate import (
     Admission,
     Claim,
-    Crowded,
     Fault,
     Gate,
     NonceAhead,
@@ -44,6 +43,7 @@ from miner.gate import (
 )
 from miner.priority import Lanes
 from miner.server import BODY_ARRIVED, WHOLE_RESPONSE, Limits, Server
+from miner.unproven import Unproven
 
 __all__ = ["Answer", "Axon", "Limits", "Server", "verify_signature"]
 
@@ -179,7 +179,7 @@ class Axon:
         self._prior = prior
         self._observe = observe
         self.lanes = Lanes(self.limits.in_flight, self.limits.waiting)
-        self._unproven = 0  # bytes that are held for callers who may turn out to be anybody
+        self._unproven = Unproven(self.limits.unproven)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -193,8 +193,9 @@ class Axon:
         except _Gone:
             outcome = "disconnected"
         except (Exception, asyncio.CancelledError) as error:
-            # No name for the refusal: it would hold its own traceback, and so this request until the next collection.
-            outcome = await self._refuse(_refusal(error), scope, body, send, started)
+            refusal = _refusal(error)
+            outcome = refusal.reason
+            await self._refuse(refusal, scope, body, send, started)
         self._observe(outcome, time.perf_counter() - started)
 
     async def _serve(
@@ -208,7 +209,8 @@ class Axon:
             raise WrongMethod("expected POST")
         if btauth.VERSION_HEADER in headers:
             claim = await self._timely(btauth.read_claim(headers), self._gate.screen)
-            content = await self._read_unproven(body)
+            async with self._unproven.share() as take:
+                content = await body.read(take)
             admission = self._gate.prove(btauth.cover(claim, scope["method"], _target(scope), content))
         else:
             claim = await self._timely(gate.read_claim(headers), self._gate.screen)
@@ -224,22 +226,6 @@ class Axon:
             name,
             _encode_answer({**reply, "image": image, "prediction": prediction, "testnet_label": label}),
         )
-
-    async def _read_unproven(self, body: _Body) -> bytes:
-        """A body that its caller is proven with; strangers could else fill the memory with them, side by side."""
-        taken = 0
-
-        def take(size: int) -> None:
-            nonlocal taken
-            taken += size
-            self._unproven += size
-            if self._unproven > self.limits.unproven:
-                raise Crowded("too much is being sent by callers that are not proven yet: ask again")
-
-        try:
-            return await body.read(take)
-        finally:
-            self._unproven -= taken
 
     async def _timely(self, claim: Claim, screen: Callable[[Claim], None]) -> Claim:
         """The claim, screened; one that is a little ahead of our clock is held until it is not."""
@@ -284,24 +270,27 @@ class Axon:
             log.exception("%s got the prior: no answer came", admission.hotkey)
         return "guarded", self._prior
 
-    async def _refuse(self, refusal: Refusal, scope: Scope, body: _Body, send: Send, started: float) -> str:
-        """Say no, and why. After the whole body the connection goes on; else it closes once the no could be read."""
+    async def _refuse(self, refusal: Refusal, scope: Scope, body: _Body, send: Send, started: float) -> None:
+        """Say no. The connection goes on if the body has ended; else it is closed, not before the no could be read."""
         await body.drop_if_small()
         fields, content = _status(refusal.status, str(refusal), started), f'{{"message":{encode_json(str(refusal))}}}'
         if body.ended:
             await _send(scope, send, refusal.status, fields, content)
-            return refusal.reason
+            return
         await _send(scope, send, refusal.status, [*fields, CLOSE], content, more=True)
         await body.drop()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-        return refusal.reason
 
 
 def _refusal(error: BaseException) -> Refusal:
-    """What the caller is told of an error that kept its request from being answered."""
+    """What the caller is told of an error that kept its request from being answered.
+
+    A refusal comes without the frames that it went through: they hold the request and what was read of its body.
+    """
     if isinstance(error, Refusal):
         log.debug("refused (%s): %s", error.reason, error)
-        return error
+        error.__context__ = None
+        return error.with_traceback(None)
     if isinstance(error, asyncio.CancelledError):  # the server has given this request up
         return Stopping("this miner is stopping: ask again when it is back")
     log.error("a request could not be judged", exc_info=error)

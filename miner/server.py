@@ -33,8 +33,9 @@ class Limits:
     """What strangers may cost. Sizes in bytes, times in seconds, rates in bytes per second.
 
     head, body: greatest sizes. unproven: of all bodies together that are read before their signature can be checked
-    (`btauth/1`). drop: largest refused body that is read to its end, to keep the connection; of a larger
-    one `linger` seconds are read and dropped, so that the refusal reaches its sender, and the connection is closed.
+    (`btauth/1`); beyond, the largest gives way. drop: largest refused body that is read to its end, to keep the
+    connection; of a larger one `linger` seconds are read and dropped, so that the refusal reaches its sender, and the
+    connection is closed.
     head_seconds: from connecting, or from a request's first byte, to the end of its head.
     body_seconds: for the whole body, which has `body_grace` seconds before it must keep up with `body_rate`.
     idle_seconds: between two requests of a connection; longer than a dendrite's own 15 s, so that it closes first and

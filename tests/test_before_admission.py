@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -339,6 +340,48 @@ async def test_a_request_that_was_answered_is_freed_without_the_collector() -> N
                 assert held == [], name
             finally:
                 gc.enable()
+
+
+async def test_a_flood_of_unproven_bodies_does_not_keep_smaller_ones_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The largest gives way, whoever came first. What the flood holds may come from as many addresses as it likes."""
+    limits = Limits(**{**ENDLESS, "unproven": 100_000, "linger": 0.1})  # type: ignore[arg-type]
+    async with quiet(caplog, limits=limits) as edge:
+        flood = []
+        for size in (24_000, 24_100, 24_000, 24_000):
+            connection = await edge.connect()
+            connection[1].write(release_11(b"x" * size, signed=b"").bytes()[:-1])
+            flood.append(connection)
+            await until(lambda: edge.at_work == len(flood))
+        assert (await edge.ask(release_11(b"x" * 20_000).bytes())).status == 200, "there was room for 4,000 bytes"
+        assert (await edge.ask(release_11(b"x" * 60_000).bytes())).status == 503, "it was the largest itself"
+        for number, (reader, writer) in enumerate(flood):
+            writer.write(b"x")
+            async with asyncio.timeout(60.0):
+                assert (await read_response(reader)).status == (503 if number == 1 else 401)
+            writer.close()
+    assert sorted(edge.outcomes) == ["answered", *["bad-signature"] * 3, *["crowded"] * 2]
+
+
+async def test_a_refused_body_is_let_go_while_its_sender_is_still_listened_to(caplog: pytest.LogCaptureFixture) -> None:
+    limits = Limits(**{**ENDLESS, "linger": LONG, "unproven": 4_000_000})  # type: ignore[arg-type]
+    large, smaller = release_11(bytes(5_000_000)), release_11(bytes(200_000)).bytes()
+    async with quiet(caplog, limits=limits) as edge:
+        reader, writer = await edge.connect()
+        tracemalloc.start()
+        try:
+            writer.write(large.head())
+            for at in range(0, 3_900_000, 100_000):
+                writer.write(large.body[at : at + 100_000])
+                await writer.drain()
+            await until(lambda: tracemalloc.get_traced_memory()[0] > 3_500_000)
+            assert (await edge.ask(smaller)).status == 200
+            async with asyncio.timeout(60.0):
+                assert (await read_response(reader)).status == 503
+            assert edge.at_work == 1
+            assert tracemalloc.get_traced_memory()[0] < 1_000_000
+        finally:
+            tracemalloc.stop()
+        writer.close()
 
 
 # A miner that stops, and one that is at fault.
