@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from miner.journal_views import EXPORT_COLUMNS, Example, Views
+from models.installing import pip_install_extra
 
 REQUESTS_A_GROUP = 10_000
 PICTURES_A_GROUP = 200
@@ -44,9 +45,7 @@ def export(views: Views, directory: Path, since: float = 0.0) -> tuple[int, int]
     try:
         import pyarrow as pa
     except ImportError as error:
-        raise ExportError(
-            "export writes Parquet, which needs pyarrow: pip install 'streetvision-miner[hub]'"
-        ) from error
+        raise ExportError(f"export writes Parquet, which needs pyarrow: {pip_install_extra('hub')}") from error
     (directory / "requests").mkdir(parents=True, exist_ok=True)
     (directory / "pictures").mkdir(parents=True, exist_ok=True)
     (directory / "README.md").write_text(CARD, encoding="utf-8")

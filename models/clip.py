@@ -4,7 +4,7 @@ Road work stays in view while the camera passes it, a mistake comes and goes. So
 the highest mean log-odds over `STRETCH` samples in a row. The samples are no independent witnesses, so log-odds are
 averaged, never added. Validators send stills: nothing of this is on the wire.
 
-Videos are read through PyAV: pip install 'streetvision-miner[clip]'.
+Videos are read through PyAV, which the extra `clip` brings.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.base import Frame, ModelUnavailable
+from models.installing import pip_install_extra
 
 SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v"})
 STRETCH = 4  # samples in a row
@@ -84,5 +85,5 @@ def _av() -> Any:
     try:
         import av
     except ImportError:
-        raise ModelUnavailable("clips are read through PyAV; pip install 'streetvision-miner[clip]'") from None
+        raise ModelUnavailable(f"clips are read through PyAV; {pip_install_extra('clip')}") from None
     return av

@@ -23,6 +23,7 @@ import numpy as np
 from models import weights
 from models.base import BadWeights, Frame, ModelCrashed, ModelError, ModelSpec, ModelUnavailable, Opinion, OutOfMemory
 from models.catalog import Entry
+from models.installing import pip_install_extra
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,7 @@ class TorchModel(ABC):
         except ModelError:
             raise
         except ImportError as error:
-            raise ModelUnavailable(
-                f"{self.entry.key}: {first_line(error)}; pip install 'streetvision-miner[gpu]'"
-            ) from error
+            raise ModelUnavailable(f"{self.entry.key}: {first_line(error)}; {pip_install_extra('gpu')}") from error
         except Exception as error:  # each library has an exception tree of its own for a bad file
             if is_out_of_memory(error):
                 raise OutOfMemory(f"{self.entry.key}: no room on {device} for the weights") from error
@@ -186,7 +185,7 @@ def require(library: str, minimum: str) -> None:
         with suppress(PackageNotFoundError):
             found = version(name)
     if not found:
-        raise ModelUnavailable(f"needs {library}; pip install 'streetvision-miner[gpu]'")
+        raise ModelUnavailable(f"needs {library}; {pip_install_extra('gpu')}")
     if _numbers(found) < _numbers(minimum):
         raise ModelUnavailable(f"needs {library} >= {minimum}, found {found}; pip install -U {library}")
 

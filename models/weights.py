@@ -24,6 +24,7 @@ from typing import Any
 
 from models.base import BadWeights, ModelUnavailable
 from models.catalog import Entry
+from models.installing import pip_install
 
 log = logging.getLogger(__name__)
 
@@ -343,6 +344,6 @@ def _hub() -> Any:
         import huggingface_hub.file_download
     except ImportError as error:
         raise ModelUnavailable(
-            "weights come through the package huggingface_hub: pip install 'streetvision-miner[gpu]'"
+            f"weights come through the package huggingface_hub: {pip_install('huggingface-hub>=0.30')}"
         ) from error
     return huggingface_hub

@@ -175,7 +175,7 @@ def test_a_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
         raise ImportError(name)
 
     monkeypatch.setattr(command, "import_module", missing)
-    with pytest.raises(UsageError, match="pip install huggingface_hub"):
+    with pytest.raises(UsageError, match="-m pip install 'huggingface-hub"):
         publish(asked(folder, "http://127.0.0.1:1"), Console(record=True), lambda _: False)
 
 

@@ -92,5 +92,5 @@ def test_a_data_set_that_cannot_be_reached_is_an_error_with_its_name(monkeypatch
 
 def test_without_the_library_the_command_to_install_it_is_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install"):
+    with pytest.raises(ModuleNotFoundError, match=r"-m pip install '.*\[hub\]'$"):
         hub.first_rows("owner/name")

@@ -222,6 +222,15 @@ def test_wrong_flags_are_named(flags, says, capsys):
     assert says in capsys.readouterr().err
 
 
+def test_a_command_in_brackets_reaches_the_terminal_whole(monkeypatch, capsys):
+    def missing(_):
+        raise ModuleNotFoundError("run: pip install '.[hub]'")
+
+    monkeypatch.setattr(validator, "ready", missing)
+    assert validator.main(["--dataset", "owner/name"]) == 2
+    assert "pip install '.[hub]'" in capsys.readouterr().err
+
+
 def test_unknown_flags_exit_with_2():
     with pytest.raises(SystemExit) as stop:
         validator.main(["--mineer", "x"])

@@ -15,6 +15,7 @@ from rich.console import Console
 from miner import card
 from miner.settings import WALLET, Settings, UsageError, parse
 from miner.wallet import WalletError, load_hotkey
+from models.installing import pip_install
 
 EMBEDDED = Path(__file__).resolve().parent.parent.parent / "models" / "embedded"
 LEFT_OUT = ("*.py", "__pycache__/*", card.NAME)
@@ -93,7 +94,7 @@ def _hub() -> Any:
         import_module("huggingface_hub.errors")
         return import_module("huggingface_hub")
     except ImportError:
-        raise UsageError("publishing needs huggingface_hub: pip install huggingface_hub") from None
+        raise UsageError(f"publishing needs huggingface_hub: {pip_install('huggingface-hub>=0.30')}") from None
 
 
 def _consent(console: Console) -> bool:

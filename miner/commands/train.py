@@ -17,6 +17,7 @@ from typing import TextIO
 
 from pydantic_settings import CliApp
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from cascade.deadline import Deadline
@@ -25,6 +26,7 @@ from miner.assembly import frame_of, running_engine
 from miner.settings import Settings, UsageError
 from miner.settings import parse as parse_settings
 from models.data.labelled import Labelled
+from models.installing import pip_install_extra
 from models.training.finetune import data
 from models.training.finetune.settings import Classify, Distil, Vlm, parse
 from models.training.finetune.settings import Settings as Training
@@ -60,8 +62,8 @@ def require_extra() -> None:
     """Raises UsageError naming what is missing, and the command that installs it."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UsageError(
-            f"training needs the extra `train`, of which {', '.join(missing)} cannot be imported. Install it from the "
-            f"checkout: {sys.executable} -m pip install '.[train]'"
+            f"training needs the extra `train`, of which {', '.join(missing)} cannot be imported; "
+            f"{pip_install_extra('train')}"
         )
 
 
@@ -102,7 +104,9 @@ async def ask(profile: str, pictures: Sequence[Labelled], file: TextIO) -> None:
                 try:
                     frame = frame_of(picture.path, settings.max_pixels)
                 except UsageError as error:  # validators send JPEG only, so the cascade has no opinion of others
-                    progress.console.print(f"[yellow]no verdict[/] {error}", highlight=False, soft_wrap=True)
+                    progress.console.print(
+                        f"[yellow]no verdict[/] {escape(str(error))}", highlight=False, soft_wrap=True
+                    )
                     continue
                 verdict = await engine.decide(frame, Deadline.after(SECONDS))
                 record = Record.of(verdict, frame, label=picture.label, group=picture.group)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.installing import pip_install_extra
+
 PER_LABEL = 200  # pictures kept of each label: enough variety, little memory
 MOST_ROWS = 20_000  # read in search of them
-INSTALL = 'pip install "datasets>=4.0"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ def stream(dataset: str) -> Iterator[dict[str, Any]]:
     try:
         import datasets
     except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(f"reading {dataset} needs the package datasets; run: {INSTALL}") from missing
+        how = pip_install_extra("hub")
+        raise ModuleNotFoundError(f"reading {dataset} needs the package datasets; run: {how}") from missing
     try:
         if Path(dataset).is_dir():
             files = sorted(str(path) for path in Path(dataset).rglob("*.parquet"))

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, model_val
 
 from models.base import Frame, ModelCrashed, ModelError, ModelTimeout, ModelUnavailable
 from models.catalog import Entry
+from models.installing import pip_install_extra
 from models.vlm.asking import Answer, VisualQuestion, log_odds
 from models.vlm.loop import Loop, gathered
 from models.vlm.pictures import shrunk
@@ -30,7 +31,6 @@ from models.vlm.prompts import Chat
 
 MOST_LIKELY = 20  # tokens; the most that OpenAI's interface allows
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # answers that say nothing about the request itself
-INSTALL = "pip install 'streetvision-miner[endpoint]'"
 
 
 class EndpointSettings(BaseModel):
@@ -87,7 +87,7 @@ class Endpoint(VisualQuestion):
             import httpx
             import tenacity  # noqa: F401  needed by the first request
         except ImportError as error:
-            raise ModelUnavailable(f"{self.entry.key}: needs {error.name}; {INSTALL}") from None
+            raise ModelUnavailable(f"{self.entry.key}: needs {error.name}; {pip_install_extra('endpoint')}") from None
         self.close()
         key = self.settings.key
         self._client = httpx.AsyncClient(

@@ -19,6 +19,7 @@ from typing import Any
 from models import weights
 from models.base import BadWeights, Frame, ModelCrashed, ModelError, ModelUnavailable, OutOfMemory
 from models.catalog import Entry
+from models.installing import pip_install_extra
 from models.torch_model import is_out_of_memory, require
 from models.vlm.asking import Answer, VisualQuestion
 from models.vlm.prompts import Chat
@@ -233,7 +234,7 @@ class Scorer(VisualQuestion):
         except ModelError:
             raise
         except ImportError as error:
-            raise ModelUnavailable(f"{self.entry.key}: {error}; pip install 'streetvision-miner[gpu]'") from error
+            raise ModelUnavailable(f"{self.entry.key}: {error}; {pip_install_extra('gpu')}") from error
         except Exception as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(f"{self.entry.key}: no room on {self.device}: {doing}") from error

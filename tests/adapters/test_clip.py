@@ -65,7 +65,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
 
 def test_without_pyav_it_says_how_to_get_it(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ModelUnavailable, match=r"pip install 'streetvision-miner\[clip\]'"):
+    with pytest.raises(ModelUnavailable, match=r"-m pip install '.*\[clip\]'"):
         list(clip.sampled(film, 1.0))
 
 
