@@ -86,7 +86,10 @@ def connect(path: Path, *, read_only: bool = False, migrations: tuple[str, ...] 
     is not one, and with `read_only` for one that is missing.
     """
     if read_only and not path.is_file():
-        raise JournalError(f"no journal at {path}: it is made by the first run of `serve` (or name the right state)")
+        raise JournalError(
+            f"no journal at {path}: the first run of `serve` makes it; for another miner's give its --network, "
+            "--wallet-name, --wallet-hotkey and --state-dir"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
     try:

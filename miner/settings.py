@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -260,7 +261,9 @@ def parse(command: type[T], arguments: Sequence[str], word: str = "") -> T:
     """
     source: CliSettingsSource[Any] = CliSettingsSource(command, case_sensitive=False)
     package, _, name = command.__module__.rpartition(".")
-    if package == "miner.commands":
+    if command is Settings:
+        source.root_parser.prog = "run_miner.sh serve"
+    elif package == "miner.commands":
         source.root_parser.prog = f"run_miner.sh {name} {word}".rstrip()
     source.root_parser.description = cleandoc(command.__doc__ or "")
     words = _kebab(arguments)
@@ -269,9 +272,16 @@ def parse(command: type[T], arguments: Sequence[str], word: str = "") -> T:
     try:
         return CliApp.run(command, cli_args=words, cli_settings_source=source, cli_cmd_method_name="_parsed")
     except ValidationError as error:
-        raise UsageError("\n".join(fault(each, ["those of .env.example"]) for each in error.errors())) from None
+        raise UsageError("\n".join(_fault(each, command) for each in error.errors())) from None
     except SettingsError as error:
         raise UsageError(str(error)) from None
+
+
+def _fault(error: ErrorDetails, command: type[BaseSettings]) -> str:
+    if error["type"] == "missing":
+        field = str(error["loc"][0])
+        return f"--{field.replace('_', '-')} is missing: {command.model_fields[field].description}"
+    return fault(error, ["those of .env.example"])
 
 
 def _keep_to(command: type[Settings], parser: ArgumentParser, words: Sequence[str]) -> None:

@@ -78,7 +78,7 @@ class Entry(_Part):
     commercial: bool = True
     gated: bool = False
     parameters: float = Field(default=0.0, ge=0)
-    memory_gb: Mapping[Precision, Annotated[float, Field(gt=0)]] = {}
+    memory_gb: Mapping[Precision | Literal["int8"], Annotated[float, Field(gt=0)]] = {}  # int8: as they are shipped
     input_size: int = Field(default=0, ge=0)
     preprocessing: str = ""
     prompts: tuple[str, ...] = ()

@@ -182,3 +182,5 @@ def test_a_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_repository_is_named_with_its_owner() -> None:
     with pytest.raises(UsageError, match="repository"):
         parse(Publish, ["--repository", "mine"])
+    with pytest.raises(UsageError, match=r"^--repository is missing: Where to"):
+        parse(Publish, [])

@@ -95,7 +95,8 @@ def _income(asked: Cost) -> tuple[Income | None, str]:
         try:
             told = read_chain(asked).told
         except (NotAsked, ChainError) as error:
-            return None, f"break-even: give --emission, --burned and --alpha-price, or --network finney ({error})"
+            instead = ", or --network finney" if asked.network == "mock" else ""
+            return None, f"break-even: give --emission, --burned and --alpha-price{instead} ({error})"
         emission = told.emission if emission is None else emission
         burned = told.burned if burned is None else burned
     missing = {"--emission": emission, "--burned": burned, "--alpha-price": asked.alpha_price}
@@ -133,9 +134,9 @@ def _print(
 def _table(worked: Sequence[Bill]) -> Table:
     table = Table(box=None, padding=(0, 2))
     for title in ("offer", "as of"):
-        table.add_column(title)
-    for title in ("$ an hour", "$ a day", "$ a month", "pictures a €", "pays from"):
-        table.add_column(title, justify="right")
+        table.add_column(title, overflow="fold")
+    for title in ("$ an hour", "$ a day", "$ a month", "pictures\na €", "pays from"):
+        table.add_column(title, justify="right", overflow="fold")
     for bill in worked:
         table.add_row(
             f"{bill.provider}, {bill.cards} x {bill.card}" if bill.provider != "yours" else "yours",

@@ -77,12 +77,12 @@ class Audit(Settings):
 
 
 def main(arguments: Sequence[str]) -> int:
-    words = list(arguments)
-    run = {"rollback": _rollback, "audit": _audit, "promote": _promote, "shadow": _shadow}.get(
-        words[0] if words else ""
-    )
+    word = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    steps = {"shadow": _shadow, "promote": _promote, "rollback": _rollback, "audit": _audit}
+    if word and word not in steps:
+        raise UsageError(f"unknown: improve {word!r}; known: improve, improve {', improve '.join(steps)}")
     try:
-        return run(words[1:]) if run else _improve(words)
+        return steps[word](arguments[1:]) if word else _improve(arguments)
     except (ImproveError, JournalError) as error:
         raise UsageError(str(error)) from None
 
@@ -170,8 +170,11 @@ def _rollback(arguments: Sequence[str]) -> int:
 
 def _audit(arguments: Sequence[str]) -> int:
     settings = parse(Audit, arguments, "audit")
-    for line in versions_of(settings).audit():
+    lines = versions_of(settings).audit()
+    for line in lines:
         sys.stdout.write((json.dumps(line) if settings.as_json else summary(line)) + "\n")
+    if not (lines or settings.as_json):
+        sys.stdout.write(f"nothing yet: improve has changed nothing in {settings.state}\n")
     return 0
 
 

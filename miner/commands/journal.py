@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from miner.export import ExportError, export
 from miner.journal import Journal, Keep
@@ -80,7 +80,7 @@ def _print(stats: dict[str, Any]) -> None:
         f"({stats['kept_bytes'] / 1e9:.2f} GB); labels: {labels}",
         highlight=False,
     )
-    table = Table("", "requests", "road work", "faults", "mean ms", "slowest ms", box=None)
+    table = Table(Column(overflow="fold"), "requests", "road work", "faults", "mean ms", "slowest ms", box=None)
     for kind in ("versions", "callers"):
         for name, row in stats[kind].items():
             values = (row["requests"], f"{row['roadwork_share']:.0%}", row["faults"], row["mean_ms"], row["slowest_ms"])

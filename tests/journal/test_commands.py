@@ -45,8 +45,23 @@ def test_stats_for_programs_and_people(lived: Path, capsys: pytest.CaptureFixtur
 def test_without_a_journal_the_reason_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["journal", "stats"], ["journal", "export", "out"], ["improve"]):
         assert main([*words, *STATE]) == 2
-        assert "no journal at" in capsys.readouterr().err
-    assert main(["journal", "nonsense"]) == 2
+        said = capsys.readouterr().err
+        assert "no journal at" in said
+        assert "--state-dir" in said
+
+
+def test_an_unknown_word_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["journal", "nonsense"]) == main(["improve", "nonsense"]) == 2
+    said = capsys.readouterr().err
+    assert "known: journal stats" in said
+    assert "unknown: improve 'nonsense'; known: improve, improve shadow" in said
+
+
+def test_an_empty_audit_log_is_said_to_people_and_is_empty_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["improve", "audit", "--json", *STATE]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["improve", "audit", *STATE]) == 0
+    assert capsys.readouterr().out.startswith("nothing yet")
 
 
 def test_labels_from_elsewhere_are_taken_and_unknown_pictures_counted(

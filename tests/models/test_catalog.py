@@ -38,6 +38,12 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("key", ["embedded", "closer-look"])
+def test_the_size_of_the_network_in_the_package_is_that_of_its_file(key: str) -> None:
+    gb = Path(catalog.__file__).with_name("embedded").joinpath("roadwork.onnx").stat().st_size / 1e9
+    assert catalog.find(key).memory_gb == {"int8": pytest.approx(gb, rel=0.02)}
+
+
 def test_every_name_of_the_plan_has_its_truth() -> None:
     named = [name.strip() for name in NAMES.replace("\n", " ").split("·")]
     assert [row.name for row in catalog.plan().row] == named
