@@ -42,7 +42,7 @@ from miner.gate import (
     WrongMethod,
 )
 from miner.priority import Lanes
-from miner.server import BODY_ARRIVED, WHOLE_RESPONSE, Limits, Server
+from miner.server import ADMITTED, BODY_ARRIVED, WHOLE_RESPONSE, Limits, Server
 from miner.unproven import Unproven
 
 __all__ = ["Answer", "Axon", "Limits", "Server", "verify_signature"]
@@ -211,10 +211,10 @@ class Axon:
             claim = await self._timely(btauth.read_claim(headers), self._gate.screen)
             async with self._unproven.share() as take:
                 content = await body.read(take)
-            admission = self._gate.prove(btauth.cover(claim, scope["method"], _target(scope), content))
+            admission = self._prove(btauth.cover(claim, scope["method"], _target(scope), content), scope)
         else:
             claim = await self._timely(gate.read_claim(headers), self._gate.screen)
-            admission = self._gate.prove(claim)
+            admission = self._prove(claim, scope)
             content = await body.read()
         if name == "Synapse":
             return "ping", name, encode_json(_reply(name, claim, headers, started))
@@ -237,6 +237,11 @@ class Axon:
             await asyncio.sleep(early.wait)
             screen(claim)
         return claim
+
+    def _prove(self, claim: Claim, scope: Scope) -> Admission:
+        admission = self._gate.prove(claim)
+        scope.get("extensions", {}).get(ADMITTED, lambda: None)()
+        return admission
 
     async def _predict(self, image: str, label: int, admission: Admission, started: float) -> tuple[str, float]:
         """The outcome and a finite probability, always, within the time the caller gave."""

@@ -22,9 +22,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 log = logging.getLogger(__name__)
-# ASGI extensions, both callables: whether the whole body is here; send (status, headers, body) in one piece, and tell
-# whether there still was a client to send it to.
-BODY_ARRIVED, WHOLE_RESPONSE = "body_arrived", "whole_response"
+# ASGI extensions, all callables: whether the whole body is here; send (status, headers, body) in one piece, and tell
+# whether there still was a client to send it to; be told that the client may ask, so that it keeps its connection.
+BODY_ARRIVED, WHOLE_RESPONSE, ADMITTED = "body_arrived", "whole_response", "admitted"
 http_log = logging.getLogger(f"{__name__}.http")
 
 
@@ -40,9 +40,9 @@ class Limits:
     body_seconds: for the whole body, which has `body_grace` seconds before it must keep up with `body_rate`.
     idle_seconds: between two requests of a connection; longer than a dendrite's own 15 s, so that it closes first and
     never sends into a closing connection. request_seconds: from the end of the head to the end of the answer.
-    connections: open at once; the oldest idle one makes room for a new one. in_flight, waiting: requests at work, and
-    waiting for work. reserve: seconds of the caller's time that waiting may not use. patience: longest wait for a nonce
-    that is ahead of our clock to become acceptable.
+    connections: open at once; one that is idle, or whose caller is not admitted, makes room for a new one. in_flight,
+    waiting: requests at work, and waiting for work. reserve: seconds of the caller's time that waiting may not use.
+    patience: longest wait for a nonce that is ahead of our clock to become acceptable.
     """
 
     head: int = 16 * 2**10
@@ -118,6 +118,7 @@ class _Connection(HttpToolsProtocol):
         self._head = 0  # bytes since the head began
         self._in_head = True
         self._too_large = False
+        self._admitted = False  # whether the caller of the request at work is
         self._broken = False  # what follows what is not HTTP is not looked at
 
     @property
@@ -160,7 +161,11 @@ class _Connection(HttpToolsProtocol):
         self.due = self.loop.time() + self.limits.request_seconds
         super().on_headers_complete()
         cycle = proxy(self.cycle)  # it holds the scope: a circle would keep each body until the next collection
-        extensions: Any = {BODY_ARRIVED: lambda: not cycle.more_body, WHOLE_RESPONSE: partial(_respond, cycle)}
+        extensions: Any = {
+            BODY_ARRIVED: lambda: not cycle.more_body,
+            WHOLE_RESPONSE: partial(_respond, cycle),
+            ADMITTED: partial(setattr, proxy(self), "_admitted", True),
+        }
         self.scope["extensions"] = extensions
 
     def on_response_complete(self) -> None:
@@ -168,6 +173,7 @@ class _Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
+        self._admitted = False
         limits = self.limits
         if not self._in_head:
             self._head = 0
@@ -202,12 +208,13 @@ class _Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _make_room(self) -> None:
-        """At the cap, the oldest connection that never asked goes, else the oldest idle one, else this one."""
+        """At the cap the oldest goes that never asked, or else is idle, or else is not admitted; or else this one."""
         if len(self._peers) < self.limits.connections:
             return
         silent = (peer for peer in self._peers if peer.cycle is None)
         idle = (peer for peer in self._peers if peer.idle)
-        gone = next(silent, None) or next(idle, self)
+        strangers = (peer for peer in self._peers if not peer._admitted)
+        gone = next(silent, None) or next(idle, None) or next(strangers, self)
         gone.transport.abort()
         self._peers.pop(gone, None)
 

@@ -384,6 +384,31 @@ async def test_a_refused_body_is_let_go_while_its_sender_is_still_listened_to(ca
         writer.close()
 
 
+async def test_requests_held_unproven_do_not_fill_the_table_of_connections(caplog: pytest.LogCaptureFixture) -> None:
+    """They need no key, only a validator's public one. The oldest makes room; what is admitted is left alone."""
+    go_on = asyncio.Event()
+
+    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
+        await go_on.wait()
+        return 0.75
+
+    limits = Limits(**{**ENDLESS, "connections": 3})  # type: ignore[arg-type]
+    async with quiet(caplog, answer, limits=limits) as edge:
+        opened = []
+        for sent in (request().bytes(), release_11(b"{}").bytes()[:-1], request(ahead=EARLY).head()):
+            opened.append(await edge.connect())
+            opened[-1][1].write(sent)
+            await until(lambda: edge.at_work == len(opened))
+        served = asyncio.ensure_future(edge.ask(request().bytes()))
+        (admitted, _), (held, _), _ = opened
+        async with asyncio.timeout(60.0):
+            assert await held.read() == b"", "the oldest that is not admitted"
+            go_on.set()
+            assert [(await served).status, (await read_response(admitted)).status] == [200, 200]
+        for _, writer in opened:
+            writer.close()
+
+
 # A miner that stops, and one that is at fault.
 
 
