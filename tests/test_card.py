@@ -13,7 +13,7 @@ from bittensor_wallet import Keyfile, Keypair
 from rich.console import Console
 
 from miner import card
-from miner.card import Card, CardError, complete
+from miner.card import CardError, complete
 from miner.commands import publish as command
 from miner.commands.publish import EMBEDDED, Publish, publish
 from miner.settings import UsageError, parse
@@ -61,7 +61,8 @@ def test_a_folder_without_a_card_is_named(tmp_path: Path) -> None:
 
 def test_the_embedded_models_card_can_be_completed() -> None:
     made = complete(card.read(EMBEDDED), ALICE.ss58_address, NOW)
-    assert isinstance(made, Card)
+    written = json.loads((EMBEDDED / card.NAME).read_text())
+    assert json.loads(card.text(made)) == {**written, "submitted_by": ALICE.ss58_address, "submission_time": int(NOW)}
 
 
 # Publishing.

@@ -34,7 +34,6 @@ from websockets.sync.server import serve
 from miner.chain import (
     GENESIS,
     MOCK_STAKE,
-    Chain,
     ChainAway,
     ChainError,
     ChainUnreadable,
@@ -782,11 +781,6 @@ class TestLife:
         await stopping
         assert watch._thread is not None
         assert not watch._thread.is_alive()
-
-    def test_both_chains_keep_the_interface(self):
-        chains: list[Chain] = [MemoryChain(72), SubtensorChain(72, "ws://127.0.0.1:1")]
-        verbs = [name for name in vars(Chain) if not name.startswith("_")]
-        assert all(hasattr(chain, verb) for chain in chains for verb in verbs)
 
 
 class TestLogging:

@@ -83,7 +83,8 @@ def test_an_unreadable_hotkey_says_so(wallets, monkeypatch):
 
 def test_the_home_directory_may_be_written_with_a_tilde(wallets, monkeypatch):
     monkeypatch.setenv("HOME", str(wallets))
-    assert load_hotkey(Path("~"), "alice", "miner").ss58_address
+    there = load_hotkey(wallets, "alice", "miner").ss58_address
+    assert load_hotkey(Path("~"), "alice", "miner").ss58_address == there
 
 
 def test_throw_away_pairs_differ_and_sign():

@@ -240,7 +240,8 @@ async def test_a_second_question_has_its_own_time_out() -> None:
 async def test_a_model_that_cannot_be_asked_again_is_not() -> None:
     async with running(LOOPED, [Fake("detector", 1.5, boxes=BOXES), Fake("vlm", -2.0)]) as engine:
         verdict = await engine.decide(picture(), soon())
-    assert not verdict.degraded
+    assert {opinion.model: opinion.logit for opinion in verdict.opinions} == {"detector": 1.5, "vlm": -2.0}
+    assert not verdict.failures
 
 
 async def test_the_model_of_the_second_question_may_come_in_a_later_tier() -> None:

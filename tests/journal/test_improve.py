@@ -128,6 +128,7 @@ def test_the_gate_set_is_frozen_and_nothing_of_it_is_ever_learned_from(tmp_path:
 def test_pictures_labelled_for_being_hard_judge_nobody_and_calibrate_nobody(tmp_path: Path) -> None:
     hard = [replace(e, representative=False, source="human") for e in examples(200, 3, NOW)]
     split = assemble([*examples(300, 0), *examples(100, 1, NOW), *hard], [], tmp_path / "gate.jsonl")
+    assert len(split.gate) > 0 < len(split.week)
     assert all(e.representative for e in (*split.gate, *split.week))
     assert {e.record.sha256 for e in hard} <= {e.record.sha256 for e in split.train}
     with pytest.raises(FitError, match="got 0 and 0"):
@@ -153,7 +154,10 @@ def test_groups_are_not_split_between_gate_and_training(tmp_path: Path) -> None:
         for number, e in enumerate(examples(400, 0))
     ]
     split = assemble([*grouped, *examples(50, 1, NOW)], [], tmp_path / "gate.jsonl")
-    assert not {e.record.group for e in split.train} & {e.record.group for e in split.gate}
+    train, gate = ({e.record.group for e in part} for part in (split.train, split.gate))
+    assert not train & gate
+    assert train | gate == {f"camera {number}" for number in range(20)}
+    assert len(train) > len(gate) > 0
 
 
 def test_a_base_set_comes_from_labelled_trace_lines(tmp_path: Path) -> None:

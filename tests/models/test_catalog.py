@@ -12,7 +12,7 @@ from miner.commands import models as command
 from miner.settings import UsageError
 from models import catalog
 from models.base import Model, ModelUnavailable
-from models.catalog import CatalogError, Entry
+from models.catalog import CatalogError
 from models.depth import ObjectSize
 from models.fleet import Fleet
 
@@ -196,4 +196,3 @@ def test_a_wrong_name_is_refused_with_the_known_ones() -> None:
 def test_an_entry_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         catalog.find("sam3").trust = 2.0  # type: ignore[misc]
-    assert isinstance(catalog.find("sam3"), Entry)
