@@ -6,7 +6,8 @@ Each server is a process of its own; each client is a process that signs its req
 eight connections, as fast as answers come, without a dendrite. CPU is the server process's own (user and system, as the
 scheduler counts it); "per core" is what one core would do if it did nothing else: requests / CPU seconds. Each figure
 is that of the least disturbed of some rounds: whatever else the machine does can only add to it (caches, switches), for
-both servers alike.
+both servers alike. Last comes what one request costs our server between its bytes and those of the answer, without
+sockets and clients: what two versions are compared by, alternately, on a quiet machine.
 """
 
 from __future__ import annotations
@@ -21,15 +22,23 @@ import random
 import socket
 import statistics
 import sys
+import tempfile
 import time
 import typing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import uvloop
 from bittensor_wallet import Keypair
 
+from miner.axon import Axon, Server, verify_signature
 from miner.commands.mock import reserved_ports
+from miner.gate import Gate, Rate, Rules
+from miner.metagraph import Neuron, Snapshot
+from miner.replay import Replay
 from tests.edge.signing import Dendrite
 
 MINER, VALIDATOR, STRANGER = (Keypair.create_from_uri(f"//edge/{name}") for name in ("miner", "validator", "stranger"))
@@ -89,32 +98,32 @@ def serve_stock(port: int, ready: Connection) -> None:
     ready.recv()
 
 
-def serve_ours(port: int, ready: Connection) -> None:
+@asynccontextmanager
+async def our_server(port: int) -> AsyncIterator[Server]:
     """This project's axon, as the miner wires it, with a replay store on disk."""
-    import tempfile
-
-    import uvloop
-
-    from miner.axon import Axon, Server, verify_signature
-    from miner.gate import Gate, Rate, Rules
-    from miner.metagraph import Neuron, Snapshot
-    from miner.replay import Replay
 
     async def answer(image: str, seconds: float, caller: str, label: int) -> float:
         return 0.75
 
+    hotkey = VALIDATOR.ss58_address
+    snapshot = Snapshot(72, 1, 1.0, {hotkey: Neuron(1, hotkey, 1000.0, True)})
+    rules = Rules(validator_rate=Rate(per_second=1e6, burst=1e6))  # the budget is not what is measured
+    with tempfile.TemporaryDirectory() as state:
+        replay = Replay(Path(state) / "replay")
+        gate = Gate(MINER.ss58_address, lambda: snapshot, verify_signature, replay, rules)
+        server = Server(Axon(gate, answer, answer), "127.0.0.1", port)
+        await server.start()
+        yield server
+        await server.stop()
+
+
+def serve_ours(port: int, ready: Connection) -> None:
+    """Ours, until told to stop."""
+
     async def main() -> None:
-        hotkey = VALIDATOR.ss58_address
-        snapshot = Snapshot(72, 1, 1.0, {hotkey: Neuron(1, hotkey, 1000.0, True)})
-        rules = Rules(validator_rate=Rate(per_second=1e6, burst=1e6))  # the budget is not what is measured
-        with tempfile.TemporaryDirectory() as state:
-            replay = Replay(Path(state) / "replay")
-            gate = Gate(MINER.ss58_address, lambda: snapshot, verify_signature, replay, rules)
-            server = Server(Axon(gate, answer, answer), "127.0.0.1", port)
-            await server.start()
+        async with our_server(port):
             ready.send(os.getpid())
             await asyncio.to_thread(ready.recv)
-            await server.stop()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
@@ -224,10 +233,49 @@ def measure(server: str, port: int, pid: int, kind: str, count: int, clients: in
     )
 
 
+class _Nowhere(asyncio.Transport):
+    """A client's end that keeps what is answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.answers.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+
+async def path_cost(kind: str, image: str, rounds: int, count: int = 400) -> float:
+    """Microseconds of CPU between a request's bytes and its answer's, on one connection; the cheapest round."""
+    costs = []
+    async with our_server(0) as server:
+        for number in range(rounds):
+            payloads = requests_of(kind, count, image, number)
+            connection, client = server._connect(), _Nowhere()
+            connection.connection_made(client)
+            began = time.process_time()
+            for payload in payloads:
+                connection.data_received(payload)
+                while not client.answers:  # noqa: ASYNC110  (what is waited for sets no event)
+                    await asyncio.sleep(0)
+                answer = client.answers.pop()
+            costs.append((time.process_time() - began) / count * 1e6)
+            connection.connection_lost(ConnectionError())
+            if int(answer[9:12]) != EXPECTED[kind]:
+                raise RuntimeError(f"{kind}: expected {EXPECTED[kind]}, got {answer!r}")
+    return min(costs)
+
+
+def path_costs(image: str, rounds: int) -> dict[str, float]:
+    """`path_cost` of each kind."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return {kind: runner.run(path_cost(kind, image, rounds)) for kind in KINDS}
+
+
 def signature_costs() -> tuple[float, float]:
     """Microseconds of CPU that this machine needs to accept, and to reject, one sr25519 signature."""
-    from miner.axon import verify_signature
-
     message = b"1795435661704211827." * 10
     good = VALIDATOR.sign(message)
     bad = bytes([good[0] ^ 1]) + good[1:]
@@ -240,9 +288,8 @@ def signature_costs() -> tuple[float, float]:
     return costs[0], costs[1]
 
 
-def run(requests: int, clients: int, image_bytes: int, rounds: int) -> list[Row]:
+def run(requests: int, clients: int, image: str, rounds: int) -> list[Row]:
     """Every kind of request against both servers, one after the other; of each, the round that cost least CPU."""
-    image = base64.b64encode(random.Random(0).randbytes(image_bytes)).decode()
     rows = []
     for name, serve, count in (("stock 10.5", serve_stock, requests // 10), ("ours", serve_ours, requests)):
         ours, theirs = multiprocessing.Pipe()
@@ -274,10 +321,12 @@ def main() -> int:
     options = parser.parse_args()
     multiprocessing.set_start_method("spawn")
 
-    rows = run(options.requests, options.clients, options.image_bytes, options.rounds)
-    accept, reject = signature_costs()
+    image = base64.b64encode(random.Random(0).randbytes(options.image_bytes)).decode()
+    rows = run(options.requests, options.clients, image, options.rounds)
+    (accept, reject), paths = signature_costs(), path_costs(image, rounds=4 * options.rounds)
     if options.json:
-        print(json.dumps({"rows": [asdict(row) for row in rows], "accept_us": accept, "reject_us": reject}, indent=1))
+        figures = {"accept_us": accept, "reject_us": reject, "path_us": paths}
+        print(json.dumps({"rows": [asdict(row) for row in rows], **figures}, indent=1))
         return 0
     print(
         f"{'server':11} {'request':17} {'n':>6} {'requests/s':>10} {'per core':>9} {'CPU ms':>8} {'p50 ms':>8} "
@@ -301,6 +350,7 @@ def main() -> int:
     stock, ours = rows[0], rows[len(KINDS)]
     forged = rows[len(KINDS) + 1]
     print(f"\none sr25519 signature: {accept:.0f} us of CPU to accept, {reject:.0f} us to reject")
+    print("one request without sockets:", ", ".join(f"{kind} {cost:.1f}" for kind, cost in paths.items()), "us of CPU")
     for figure, asked, reached, passed in (
         (
             "requests/s per core, ours / stock",
