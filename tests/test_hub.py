@@ -43,6 +43,14 @@ def test_a_folder_of_parquet_files_is_read_in_order_and_balanced(tmp_path):
     assert rows[-1] == hub.Row(jpeg(100), 1)
 
 
+def test_of_a_journal_export_the_table_with_pictures_is_read(tmp_path):
+    write(tmp_path, "all.parquet", [{"label": 1, "scene_description": "of a request"}])
+    (tmp_path / "data").rename(tmp_path / "requests")
+    write(tmp_path, "labelled.parquet", [row(i, i % 2) for i in range(4)])
+    (tmp_path / "data").rename(tmp_path / "pictures")
+    assert len(hub.first_rows(str(tmp_path))) == 4
+
+
 def test_rows_whose_description_contradicts_the_label_are_passed_over_as_validators_do(tmp_path):
     rows = [
         row(1, 1, scene_description="a crew digs"),

@@ -45,7 +45,7 @@ def stream(dataset: str) -> Iterator[dict[str, Any]]:
         raise ModuleNotFoundError(f"reading {dataset} needs the package datasets; run: {how}") from missing
     try:
         if Path(dataset).is_dir():
-            files = sorted(str(path) for path in Path(dataset).rglob("*.parquet"))
+            files = [str(path) for path in tables(Path(dataset))]
             rows = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
         else:
             rows = datasets.load_dataset(dataset, split="train", streaming=True)
@@ -54,6 +54,12 @@ def stream(dataset: str) -> Iterator[dict[str, Any]]:
         yield from rows
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"cannot read the data set {dataset}: {error}") from error
+
+
+def tables(folder: Path) -> list[Path]:
+    """The parquet files of a local data set, in order; of a journal export those with pictures."""
+    exported = sorted((folder / "pictures").glob("*.parquet"))  # the export's other table has no pictures
+    return exported or sorted(folder.rglob("*.parquet"))
 
 
 def usable(rows: Iterable[dict[str, Any]]) -> Iterator[Row]:

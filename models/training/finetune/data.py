@@ -109,9 +109,7 @@ def _as_folder(name: str, settings: Settings, say: Say) -> Path:
     """The folder of pictures that a name of `--data` stands for, written first if it is Parquet."""
     path = Path(name).expanduser()
     if path.is_dir():
-        exported = path / "pictures"  # of a journal export; its other table has no pictures
-        table = exported if any(exported.glob("*.parquet")) else path
-        return _written(str(table), path.resolve().name, settings, say) if any(table.rglob("*.parquet")) else path
+        return _written(str(path), path.resolve().name, settings, say) if hub.tables(path) else path
     if name == "hub" or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         whole = SUBNET if name == "hub" else name
         return _written(whole, whole.partition("/")[2], settings, say)
