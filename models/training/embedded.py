@@ -183,7 +183,7 @@ def mean_of(weights: Sequence[Weights], settings: Mapping[str, Any]) -> Efficien
 
     Model soups, Wortsman et al. 2022, https://arxiv.org/abs/2203.05482. All must have started from the same weights.
     """
-    network = EfficientNetLite(settings["variant"])
+    network = EfficientNetLite(settings["fit"]["variant"])
     network.load_state_dict({key: torch.stack([w[key] for w in weights]).mean(0) for key in weights[0]})
     return network.to(memory_format=torch.channels_last).eval()
 

@@ -31,6 +31,7 @@ from models.training.wear import worn
 log = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]  # a network's state dict
 PLACE = 16  # pixels of one place of the dense head
+GROUPS = 128  # sources times labels, at most
 PROBE = 30  # steps after which the time of a step is measured, over as many more
 
 
@@ -92,12 +93,20 @@ def _shares(present: Collection[tuple[int, int]], how: Mapping[str, Any]) -> dic
 class Trainer:
     """One member's network, optimiser, average and recorded steps."""
 
-    def __init__(self, member: Member, settings: Mapping[str, Any], pool: Any, start: Weights | None) -> None:
+    def __init__(
+        self,
+        member: Member,
+        settings: Mapping[str, Any],
+        pool: Any,
+        start: Weights | None,
+        teacher: EfficientNetLite | None,
+    ) -> None:
         self.pool = pool  # of memory that recorded steps share: they run one after the other
         how, device = member.how, settings["device"]
         torch.manual_seed(member.seed)
         self.member, self.start = member, start
-        self.network = pretrained(settings["variant"], dropout=0.2).train()
+        self.teacher = teacher.to(device).eval().requires_grad_(False) if teacher is not None else None
+        self.network = pretrained(how["variant"], dropout=0.2).train()
         self.network.gain.data.fill_(0.5 if how["dense_loss"] else 0.0)
         if start is not None:
             self.network.load_state_dict(start)
@@ -118,6 +127,7 @@ class Trainer:
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.rate = torch.tensor(1.0, device=device)
         self.device = device
+        self.weights = torch.full((GROUPS,), 1 / GROUPS, device=device)
         self.graphs: dict[tuple[int, ...], tuple[Any, tuple[Tensor, ...], Tensor]] = {}
 
     def schedule(self, done: float, steps: int) -> None:
@@ -128,9 +138,9 @@ class Trainer:
             group["lr"].fill_(max(how["learning_rate"] * group["share"] * height, 1e-7))
         self.rate.fill_(1.0 if done < how["average_from"] else min(1.0, how["average_rate"] * 1000 / steps))
 
-    def step(self, pixels: Tensor, label: Tensor, places: Tensor, known: Tensor) -> Tensor:
-        """One step; the loss. Recorded at the first call of a shape, replayed later."""
-        values = (pixels, label, places, known)
+    def step(self, *values: Tensor) -> Tensor:
+        """One step; the loss. Recorded at the first call of a shape, replayed later. values: rows of a pool."""
+        pixels = values[0]
         if self.device == "cpu":
             return self._step(*values)
         if pixels.shape not in self.graphs:
@@ -168,16 +178,27 @@ class Trainer:
             loss = self._step(*inputs)
         return graph, inputs, loss
 
-    def _step(self, pixels: Tensor, label: Tensor, places: Tensor, known: Tensor) -> Tensor:
+    def _step(
+        self, pixels: Tensor, label: Tensor, places: Tensor, known: Tensor, group: Tensor, anchors: Tensor
+    ) -> Tensor:
         how = self.member.how
         self.optimizer.zero_grad(set_to_none=True)
         x = pixels.float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu", cache_enabled=False):
             with torch.no_grad():
+                if self.teacher is not None:
+                    taught = self.teacher(x).sigmoid()
                 x = self.network.lower(x, self.frozen)
-            logits, dense, _ = self.network.upper(x, self.frozen)
+                if how["mix_style"]:
+                    x = _mixed_style(x, how["mix_style"])
+            logits, dense, features = self.network.upper(x, self.frozen)
         target = label * (1 - 2 * how["smoothing"]) + how["smoothing"]
-        loss = functional.binary_cross_entropy_with_logits(logits, target)
+        if self.teacher is not None:
+            target = target.lerp(taught, how["distil"])
+        each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        loss = self._worst(each, group) if how["dro"] else each.mean()
+        if how["anchor"]:
+            loss = loss + how["anchor"] * (features - anchors).square().mean() / anchors.square().mean()
         loss = loss + how["dense_loss"] * _dense_loss(dense, places, known)
         loss.backward()
         nn.utils.clip_grad_norm_(self.body, 1.0, foreach=True)
@@ -188,6 +209,29 @@ class Trainer:
             torch._foreach_mul_(change, self.rate)
             torch._foreach_add_(averages, change)
         return loss.detach()
+
+    def _worst(self, each: Tensor, group: Tensor) -> Tensor:
+        """Group DRO, Sagawa et al. 2020, https://arxiv.org/abs/1911.08731: sources with high losses gain weight."""
+        sums = torch.zeros(GROUPS, device=each.device).index_add(0, group, each)
+        counts = torch.zeros(GROUPS, device=each.device).index_add(0, group, torch.ones_like(each))
+        means = sums / counts.clamp(min=1)
+        with torch.no_grad():
+            self.weights.mul_(torch.exp(self.member.how["dro"] * means))
+            self.weights.div_(self.weights.sum())
+        here = self.weights * counts
+        return (here * means).sum() / here.sum()
+
+
+def _mixed_style(x: Tensor, chance: float) -> Tensor:
+    """MixStyle, Zhou et al. 2021, https://arxiv.org/abs/2104.02008: another picture's mean and spread per channel."""
+    count = len(x)
+    values = x.float()
+    mean, spread = values.mean((2, 3), keepdim=True), values.std((2, 3), keepdim=True) + 1e-3
+    other = torch.rand(count, device=x.device).argsort()
+    share = torch.rand(count, 1, 1, 1, device=x.device)
+    share = torch.where(torch.rand(count, 1, 1, 1, device=x.device) < chance, share, 0.0)
+    mixed_mean, mixed_spread = mean.lerp(mean[other], share), spread.lerp(spread[other], share)
+    return ((values - mean) / spread * mixed_spread + mixed_mean).to(x.dtype)
 
 
 def _dense_loss(dense: Tensor, places: Tensor, known: Tensor) -> Tensor:
@@ -223,10 +267,19 @@ class Pool:
     label: Tensor
     places: Tensor
     known: Tensor
+    group: Tensor
+    features: Mapping[int, Tensor]
     sources: NDArray[np.str_]
     suppliers: NDArray[np.str_]
     kinds: NDArray[np.int64]
     wished: NDArray[np.float32]
+
+    def batch(self, member: Member, rows: Tensor) -> tuple[Tensor, ...]:
+        """What a step of that member takes."""
+        how = member.how
+        anchors = self.features[how["variant"]] if how["anchor"] else self.label[:, None]
+        every = self.pixels, self.label, self.places, self.known, self.group, anchors
+        return tuple(values[rows] for values in every)
 
     def taken(self, member: Member, rng: np.random.Generator) -> NDArray[np.int64]:
         """Rows for one batch: both labels alike, no pixel of a held-out source; repeated where there are few."""
@@ -255,6 +308,7 @@ def fit(
     seconds: float = math.inf,
     done: Callable[[str, EfficientNetLite], None] = lambda name, network: None,
     start: Weights | None = None,
+    teachers: Mapping[str, EfficientNetLite] | None = None,
 ) -> dict[str, EfficientNetLite]:
     """The averaged network of every member, on the CPU. All members take as many steps.
 
@@ -265,23 +319,25 @@ def fit(
     """
     device, steps = settings["device"], settings["fit"]["steps"]
     shared = torch.cuda.graph_pool_handle() if device != "cpu" else None
-    trainers = [Trainer(member, settings, shared, start) for member in members]
+    taught = {m.name: (teachers or {}).get(m.name.split("/")[1]) for m in members if m.how["distil"]}
+    trainers = [Trainer(member, settings, shared, start, taught.get(member.name)) for member in members]
     plan, rng, dice = (
         drawing(album.pictures, settings),
         np.random.default_rng(settings["seed"]),
         Dice(settings["seed"], device),
     )
     shapes = [tuple(shape) for shape in settings["shapes"]]
+    anchors = {m.how["variant"]: pretrained(m.how["variant"]).to(device).eval() for m in members if m.how["anchor"]}
     began, step = time.monotonic(), 0
     while step < steps:
         if step % settings["pool_steps"] == 0:
             shape = shapes[step // settings["pool_steps"] % len(shapes)]
-            pool = _pool(plan, album, sprites, shape, settings["pool"], rng, dice)
+            pool = _pool(plan, album, sprites, shape, settings["pool"], rng, dice, anchors)
         losses = []
         for trainer in trainers:
             trainer.schedule(step / steps, steps)
             rows = torch.from_numpy(pool.taken(trainer.member, rng)).to(device)
-            losses.append(trainer.step(pool.pixels[rows], pool.label[rows], pool.places[rows], pool.known[rows]))
+            losses.append(trainer.step(*pool.batch(trainer.member, rows)))
         step += 1
         if step == 1 or step % 50 == 0:
             told = " ".join(f"{loss.item():.3f}" for loss in losses)
@@ -307,6 +363,7 @@ def _pool(
     count: int,
     rng: np.random.Generator,
     dice: Dice,
+    anchors: Mapping[int, EfficientNetLite],
 ) -> Pool:
     device = album.pixels.device
     drawn = rng.choice(len(plan.chances), count, p=plan.chances)
@@ -320,10 +377,22 @@ def _pool(
     on_device = [torch.from_numpy(values).to(device) for values in (pictures, donors, kinds, wished, usable)]
     composed = compose(album, sprites, Order(*on_device), shape, wire=shape[0] == shape[1], dice=dice)
     sources = np.array([album.pictures[n].source for n in pictures.tolist()])
-    pixels = worn(composed.pixels, dice)
+    pixels = worn(composed.pixels, dice).to(torch.uint8)
+    every = sorted({p.source for p in album.pictures})
+    group = torch.from_numpy(2 * np.searchsorted(every, sources) + wished.astype(np.int64)).to(device)
+    features = {variant: _features(network, pixels) for variant, network in anchors.items()}
     places = functional.max_pool2d(composed.mask, PLACE)[:, 0].gt(0.3).float()
     known = ((composed.label == 0) | (on_device[2] == KINDS.index("pasted"))).float()
-    return Pool(pixels.to(torch.uint8), composed.label, places, known, sources, suppliers, kinds, wished)
+    return Pool(pixels, composed.label, places, known, group, features, sources, suppliers, kinds, wished)
+
+
+@torch.no_grad()
+def _features(network: EfficientNetLite, pixels: Tensor) -> Tensor:
+    """(N, D) pooled features of uint8 (N, 3, H, W)."""
+    device = pixels.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+        x = network.lower(pixels.float().contiguous(memory_format=torch.channels_last), 0)
+        return network.upper(x, 0)[2]
 
 
 @torch.inference_mode()

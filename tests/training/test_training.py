@@ -178,7 +178,7 @@ def test_a_batch_never_has_a_held_out_pixel_and_both_labels_alike(seed: int, hel
     suppliers = np.where(wished == 1, rng.choice(["", "tracon", "gtsdb"], 24), "")
     suppliers[[1, 9, 17]] = ""
     empty = torch.zeros(24)
-    pool = Pool(empty, empty, empty, empty, sources, suppliers, np.where(wished == 1, 2, 0), wished)
+    pool = Pool(empty, empty, empty, empty, empty, {}, sources, suppliers, np.where(wished == 1, 2, 0), wished)
     how = {"batch": 8, "pasted_share": 0.5}
     rows = pool.taken(Member("one", {held_out}, how, 0), rng)
     assert len(rows) == 8
@@ -188,7 +188,7 @@ def test_a_batch_never_has_a_held_out_pixel_and_both_labels_alike(seed: int, hel
 
 def test_going_on_from_weights_starts_there_and_gives_the_mean_of_both() -> None:
     start = {name: torch.rand_like(value) for name, value in pretrained().state_dict().items()}
-    trainer = Trainer(Member("one", set(), quick()["fit"], 0), quick(), None, start)  # type: ignore[arg-type]
+    trainer = Trainer(Member("one", set(), quick()["fit"], 0), quick(), None, start, None)  # type: ignore[arg-type]
     assert all(torch.equal(value, start[name]) for name, value in trainer.network.state_dict().items())
     with torch.no_grad():
         trainer.average.classifier.bias += 2.0  # as if it had learnt
@@ -223,7 +223,9 @@ def test_weights_of_no_training_and_of_two_are_refused(pictures: Path, folds: Pa
 
 def test_a_fold_that_leaves_one_label_is_refused() -> None:
     empty, names = torch.zeros(2), np.array(["camvid", "gtsdb"])
-    pool = Pool(empty, empty, empty, empty, names, np.array(["", ""]), np.array([0, 0]), np.array([0.0, 1.0]))
+    pool = Pool(
+        empty, empty, empty, empty, empty, {}, names, np.array(["", ""]), np.array([0, 0]), np.array([0.0, 1.0])
+    )
     with pytest.raises(ValueError, match="none of label 1"):
         pool.taken(Member("one", {"gtsdb"}, {"batch": 8, "pasted_share": 0.5}, 0), np.random.default_rng(0))
 
