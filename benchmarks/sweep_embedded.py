@@ -10,7 +10,6 @@ Prints a table and writes `sweep.json`, `sweep.md`, `<variant>-<fold>.pt` (weigh
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import math
@@ -23,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from models import metrics
 from models.data.labelled import read_folder
 from models.training import embedded, evaluate
 from models.training.backbone import EfficientNetLite
 from models.training.evaluate import best_threshold, probability
-from models.training.fit import Weights, fit
+from models.training.fit import fit
 
 # Changes of `fit` against settings.toml, one means each.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -41,15 +39,10 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "slow": {"learning_rate": 3e-4},
     "lite1": {"variant": 1, "frozen": 4},
     "lite2": {"variant": 2, "frozen": 4},
-    "mix-style": {"mix_style": 0.5},
     "anchor": {"anchor": 0.3},
-    "dro": {"dro": 0.01},
-    "distilled": {"distil": 0.7},
     "anchor-pasted": {"anchor": 0.3, "dense_loss": 0.0},
     "lite1-pasted": {"variant": 1, "frozen": 4, "dense_loss": 0.0},
     "lite1-anchor": {"variant": 1, "frozen": 4, "anchor": 0.3},
-    "lite1-mix-style": {"variant": 1, "frozen": 4, "mix_style": 0.5},
-    "lite1-dro": {"variant": 1, "frozen": 4, "dro": 0.01},
 }
 
 
@@ -71,31 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.info("read after %.0f s", time.monotonic() - began)
     keep = partial(embedded.keep, folder=options.out)
     start = embedded.kept(options.start) if options.start else None
-    teachers = (
-        {
-            fold: _network(embedded.kept(embedded.file_of(fold, options.teacher)), options.teacher_variant)
-            for fold in dict.fromkeys(n.split("/")[1] for n in names)
-        }
-        if options.teacher
-        else {}
-    )
     with embedded.Rendering() as rendering:
         coming = {kind: rendering.start(tested, kind, settings["seed"]) for kind in options.views}
-        networks = fit(members, *material, settings, options.seconds, keep, start, teachers)
+        networks = fit(members, *material, settings, options.seconds, keep, start)
+        means = _means(networks, options.means)
+        for name, network in means.items():
+            keep(name, network)
+        networks |= means
         logging.info("trained after %.0f s", time.monotonic() - began)
         rendered = {kind: rendering.result(parts) for kind, parts in coming.items()}
     logging.info("rendered after %.0f s", time.monotonic() - began)
     rows = {}
-    alone = dict.fromkeys(member.name.split("/")[0] for member in members)
-    for variant in (*alone, *options.means):
-        parts = variant.split("+")
-        own = {f: _mean([networks[f"{p}/{f}"] for p in parts]) for f in folds if f"{parts[0]}/{f}" in networks}
+    for variant in dict.fromkeys(name.split("/")[0] for name in networks):
+        own = {f: networks[f"{variant}/{f}"] for f in folds if f"{variant}/{f}" in networks}
         scores = evaluate.out_of_fold(tested, folds, own, rendered, options.device)
         placed = [p for p in tested if any(p.source in folds[fold] for fold in own)]
-        if "+" in variant:
-            final = [networks[f"{p}/final"] for p in parts if f"{p}/final" in networks]
-            for fold, network in {**own, **({"final": _mean(final)} if final else {})}.items():
-                embedded.keep(f"mean/{fold}", network.cpu(), options.out)
         paths = np.array([p.path.relative_to(options.data.resolve()).as_posix() for p in placed])
         logits = {kind: values.astype(np.float32) for kind, values in scores.logits.items()}
         np.savez_compressed(options.out / f"{variant}.npz", paths=paths, **logits)
@@ -109,20 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _network(weights: Weights, variant: int) -> EfficientNetLite:
-    network = EfficientNetLite(variant)
-    network.load_state_dict(weights)
-    return network.to(memory_format=torch.channels_last)
-
-
-def _mean(networks: Sequence[EfficientNetLite]) -> EfficientNetLite:
-    """One network as it is; of several of one size, the one with the mean of their weights."""
-    if len(networks) == 1:
-        return networks[0]
-    mean = copy.deepcopy(networks[0])
-    states = [network.cpu().state_dict() for network in networks]
-    mean.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
-    return mean
+def _means(networks: Mapping[str, EfficientNetLite], asked: Sequence[str]) -> dict[str, EfficientNetLite]:
+    """The means of variants' weights, `A+B/fold`, wherever all of them were trained. They must be of one size."""
+    found = {}
+    for mean in asked:
+        parts = mean.split("+")
+        for fold in [name.split("/")[1] for name in networks if name.split("/")[0] == parts[0]]:
+            own = [networks[name] for part in parts if (name := f"{part}/{fold}") in networks]
+            if len(own) == len(parts):
+                found[f"{mean}/{fold}"] = embedded.mean_of([n.state_dict() for n in own], own[0].variant)
+    return found
 
 
 def _row(scores: evaluate.Scores, folds: evaluate.Folds, unlike: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -165,10 +144,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--means", nargs="*", default=[], metavar="A+B", help="rows for means of variants' weights, too"
     )
-    parser.add_argument(
-        "--teacher", type=Path, metavar="DIR", help="one *-<fold>.pt for each network that is distilled"
-    )
-    parser.add_argument("--teacher-variant", type=int, default=0, help="its EfficientNet-Lite")
     parser.add_argument("--start", type=Path, help="a <variant>-<fold>.pt to go on from; see models.training.fit.fit")
     parser.add_argument("--seconds", type=float, default=math.inf, help="cut the training to fit")
     parser.add_argument("--views", nargs="*", default=["native", "level1", "level3"])

@@ -75,6 +75,7 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, variant: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
+        self.variant = variant
         blocks = list(_blocks(variant))
         self.stem = SameConv(3, STEM, 3, 2)
         self.blocks = nn.ModuleList(blocks)

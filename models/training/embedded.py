@@ -86,8 +86,9 @@ def _networks(
     names = [f"run/{name}" for name in (*folds, "final")]
     members = members_of(names, {"run": settings["fit"]}, folds, pictures, settings)
     if options.weights:
+        variant = settings["fit"]["variant"]
         present = [member.name.split("/")[1] for member in members]
-        return {name: mean_of([kept(file_of(name, d)) for d in options.weights], settings) for name in present}
+        return {name: mean_of([kept(file_of(name, d)) for d in options.weights], variant) for name in present}
     material = read(pictures, options.data, options.sprites, settings)
     keeping = partial(keep, folder=options.work)
     return {n.split("/")[1]: net for n, net in fit(members, *material, settings, options.seconds, keeping).items()}
@@ -178,12 +179,13 @@ def file_of(name: str, folder: Path) -> Path:
     return files[0]
 
 
-def mean_of(weights: Sequence[Weights], settings: Mapping[str, Any]) -> EfficientNetLite:
+def mean_of(weights: Sequence[Weights], variant: int) -> EfficientNetLite:
     """The network with the mean of several trainings' weights: as fast as one, and often better than each of them.
 
-    Model soups, Wortsman et al. 2022, https://arxiv.org/abs/2203.05482. All must have started from the same weights.
+    variant: which EfficientNet-Lite. All must have started from the same weights.
+    Model soups, Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
     """
-    network = EfficientNetLite(settings["fit"]["variant"])
+    network = EfficientNetLite(variant)
     network.load_state_dict({key: torch.stack([w[key] for w in weights]).mean(0) for key in weights[0]})
     return network.to(memory_format=torch.channels_last).eval()
 

@@ -31,7 +31,6 @@ from models.training.wear import worn
 log = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]  # a network's state dict
 PLACE = 16  # pixels of one place of the dense head
-GROUPS = 128  # sources times labels, at most
 PROBE = 30  # steps after which the time of a step is measured, over as many more
 
 
@@ -93,19 +92,11 @@ def _shares(present: Collection[tuple[int, int]], how: Mapping[str, Any]) -> dic
 class Trainer:
     """One member's network, optimiser, average and recorded steps."""
 
-    def __init__(
-        self,
-        member: Member,
-        settings: Mapping[str, Any],
-        pool: Any,
-        start: Weights | None,
-        teacher: EfficientNetLite | None,
-    ) -> None:
+    def __init__(self, member: Member, settings: Mapping[str, Any], pool: Any, start: Weights | None) -> None:
         self.pool = pool  # of memory that recorded steps share: they run one after the other
         how, device = member.how, settings["device"]
         torch.manual_seed(member.seed)
         self.member, self.start = member, start
-        self.teacher = teacher.to(device).eval().requires_grad_(False) if teacher is not None else None
         self.network = pretrained(how["variant"], dropout=0.2).train()
         self.network.gain.data.fill_(0.5 if how["dense_loss"] else 0.0)
         if start is not None:
@@ -127,7 +118,6 @@ class Trainer:
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.rate = torch.tensor(1.0, device=device)
         self.device = device
-        self.weights = torch.full((GROUPS,), 1 / GROUPS, device=device)
         self.graphs: dict[tuple[int, ...], tuple[Any, tuple[Tensor, ...], Tensor]] = {}
 
     def schedule(self, done: float, steps: int) -> None:
@@ -139,7 +129,7 @@ class Trainer:
         self.rate.fill_(1.0 if done < how["average_from"] else min(1.0, how["average_rate"] * 1000 / steps))
 
     def step(self, *values: Tensor) -> Tensor:
-        """One step; the loss. Recorded at the first call of a shape, replayed later. values: rows of a pool."""
+        """One step; the loss. Recorded at the first call of a shape, replayed later. values: `Pool.batch`."""
         pixels = values[0]
         if self.device == "cpu":
             return self._step(*values)
@@ -178,26 +168,19 @@ class Trainer:
             loss = self._step(*inputs)
         return graph, inputs, loss
 
-    def _step(
-        self, pixels: Tensor, label: Tensor, places: Tensor, known: Tensor, group: Tensor, anchors: Tensor
-    ) -> Tensor:
+    def _step(self, pixels: Tensor, label: Tensor, places: Tensor, known: Tensor, anchors: Tensor) -> Tensor:
         how = self.member.how
         self.optimizer.zero_grad(set_to_none=True)
         x = pixels.float().contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu", cache_enabled=False):
             with torch.no_grad():
-                if self.teacher is not None:
-                    taught = self.teacher(x).sigmoid()
                 x = self.network.lower(x, self.frozen)
-                if how["mix_style"]:
-                    x = _mixed_style(x, how["mix_style"])
             logits, dense, features = self.network.upper(x, self.frozen)
         target = label * (1 - 2 * how["smoothing"]) + how["smoothing"]
-        if self.teacher is not None:
-            target = target.lerp(taught, how["distil"])
-        each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        loss = self._worst(each, group) if how["dro"] else each.mean()
-        if how["anchor"]:
+        loss = functional.binary_cross_entropy_with_logits(logits, target)
+        if how[
+            "anchor"
+        ]:  # features stay near those of ImageNet's weights: Li et al. 2019, https://arxiv.org/abs/1901.09229
             loss = loss + how["anchor"] * (features - anchors).square().mean() / anchors.square().mean()
         loss = loss + how["dense_loss"] * _dense_loss(dense, places, known)
         loss.backward()
@@ -209,29 +192,6 @@ class Trainer:
             torch._foreach_mul_(change, self.rate)
             torch._foreach_add_(averages, change)
         return loss.detach()
-
-    def _worst(self, each: Tensor, group: Tensor) -> Tensor:
-        """Group DRO, Sagawa et al. 2020, https://arxiv.org/abs/1911.08731: sources with high losses gain weight."""
-        sums = torch.zeros(GROUPS, device=each.device).index_add(0, group, each)
-        counts = torch.zeros(GROUPS, device=each.device).index_add(0, group, torch.ones_like(each))
-        means = sums / counts.clamp(min=1)
-        with torch.no_grad():
-            self.weights.mul_(torch.exp(self.member.how["dro"] * means))
-            self.weights.div_(self.weights.sum())
-        here = self.weights * counts
-        return (here * means).sum() / here.sum()
-
-
-def _mixed_style(x: Tensor, chance: float) -> Tensor:
-    """MixStyle, Zhou et al. 2021, https://arxiv.org/abs/2104.02008: another picture's mean and spread per channel."""
-    count = len(x)
-    values = x.float()
-    mean, spread = values.mean((2, 3), keepdim=True), values.std((2, 3), keepdim=True) + 1e-3
-    other = torch.rand(count, device=x.device).argsort()
-    share = torch.rand(count, 1, 1, 1, device=x.device)
-    share = torch.where(torch.rand(count, 1, 1, 1, device=x.device) < chance, share, 0.0)
-    mixed_mean, mixed_spread = mean.lerp(mean[other], share), spread.lerp(spread[other], share)
-    return ((values - mean) / spread * mixed_spread + mixed_mean).to(x.dtype)
 
 
 def _dense_loss(dense: Tensor, places: Tensor, known: Tensor) -> Tensor:
@@ -259,7 +219,8 @@ def _learns(name: str, frozen: int) -> bool:
 class Pool:
     """Views of one step, composed once for all networks; each network takes those that show nothing it must not see.
 
-    pixels: uint8 (P, 3, H, W). label: (P,). places: (P, h, w) road work. known: (P,) whether places are. On the CPU:
+    pixels: uint8 (P, 3, H, W). label: (P,). places: (P, h, w) road work. known: (P,) whether places are. features:
+    (P, D) of ImageNet's weights, by variant, where a network stays near them. On the CPU:
     sources (P,) of the frame, suppliers (P,) of the cut-outs ("" for none), kinds (P,), wished (P,) the drawn label.
     """
 
@@ -267,7 +228,6 @@ class Pool:
     label: Tensor
     places: Tensor
     known: Tensor
-    group: Tensor
     features: Mapping[int, Tensor]
     sources: NDArray[np.str_]
     suppliers: NDArray[np.str_]
@@ -275,10 +235,10 @@ class Pool:
     wished: NDArray[np.float32]
 
     def batch(self, member: Member, rows: Tensor) -> tuple[Tensor, ...]:
-        """What a step of that member takes."""
+        """What `_step` of that member takes: pixels, label, places, known, anchors (a stand-in without an anchor)."""
         how = member.how
         anchors = self.features[how["variant"]] if how["anchor"] else self.label[:, None]
-        every = self.pixels, self.label, self.places, self.known, self.group, anchors
+        every = self.pixels, self.label, self.places, self.known, anchors
         return tuple(values[rows] for values in every)
 
     def taken(self, member: Member, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -308,7 +268,6 @@ def fit(
     seconds: float = math.inf,
     done: Callable[[str, EfficientNetLite], None] = lambda name, network: None,
     start: Weights | None = None,
-    teachers: Mapping[str, EfficientNetLite] | None = None,
 ) -> dict[str, EfficientNetLite]:
     """The averaged network of every member, on the CPU. All members take as many steps.
 
@@ -319,8 +278,7 @@ def fit(
     """
     device, steps = settings["device"], settings["fit"]["steps"]
     shared = torch.cuda.graph_pool_handle() if device != "cpu" else None
-    taught = {m.name: (teachers or {}).get(m.name.split("/")[1]) for m in members if m.how["distil"]}
-    trainers = [Trainer(member, settings, shared, start, taught.get(member.name)) for member in members]
+    trainers = [Trainer(member, settings, shared, start) for member in members]
     plan, rng, dice = (
         drawing(album.pictures, settings),
         np.random.default_rng(settings["seed"]),
@@ -378,12 +336,10 @@ def _pool(
     composed = compose(album, sprites, Order(*on_device), shape, wire=shape[0] == shape[1], dice=dice)
     sources = np.array([album.pictures[n].source for n in pictures.tolist()])
     pixels = worn(composed.pixels, dice).to(torch.uint8)
-    every = sorted({p.source for p in album.pictures})
-    group = torch.from_numpy(2 * np.searchsorted(every, sources) + wished.astype(np.int64)).to(device)
     features = {variant: _features(network, pixels) for variant, network in anchors.items()}
     places = functional.max_pool2d(composed.mask, PLACE)[:, 0].gt(0.3).float()
     known = ((composed.label == 0) | (on_device[2] == KINDS.index("pasted"))).float()
-    return Pool(pixels, composed.label, places, known, group, features, sources, suppliers, kinds, wished)
+    return Pool(pixels, composed.label, places, known, features, sources, suppliers, kinds, wished)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from benchmarks import sweep_embedded
 from models.base import Frame
 from models.data.labelled import Labelled, read_folder
 from models.embedded.model import Embedded
@@ -178,7 +179,7 @@ def test_a_batch_never_has_a_held_out_pixel_and_both_labels_alike(seed: int, hel
     suppliers = np.where(wished == 1, rng.choice(["", "tracon", "gtsdb"], 24), "")
     suppliers[[1, 9, 17]] = ""
     empty = torch.zeros(24)
-    pool = Pool(empty, empty, empty, empty, empty, {}, sources, suppliers, np.where(wished == 1, 2, 0), wished)
+    pool = Pool(empty, empty, empty, empty, {}, sources, suppliers, np.where(wished == 1, 2, 0), wished)
     how = {"batch": 8, "pasted_share": 0.5}
     rows = pool.taken(Member("one", {held_out}, how, 0), rng)
     assert len(rows) == 8
@@ -188,13 +189,49 @@ def test_a_batch_never_has_a_held_out_pixel_and_both_labels_alike(seed: int, hel
 
 def test_going_on_from_weights_starts_there_and_gives_the_mean_of_both() -> None:
     start = {name: torch.rand_like(value) for name, value in pretrained().state_dict().items()}
-    trainer = Trainer(Member("one", set(), quick()["fit"], 0), quick(), None, start, None)  # type: ignore[arg-type]
+    trainer = Trainer(Member("one", set(), quick()["fit"], 0), quick(), None, start)  # type: ignore[arg-type]
     assert all(torch.equal(value, start[name]) for name, value in trainer.network.state_dict().items())
     with torch.no_grad():
         trainer.average.classifier.bias += 2.0  # as if it had learnt
     mean = trainer.finished().state_dict()
     assert torch.allclose(mean.pop("classifier.bias"), start["classifier.bias"] + 1.0)
     assert all(torch.allclose(value, start[name]) for name, value in mean.items())
+
+
+def test_an_anchor_keeps_features_near_those_of_imagenet() -> None:
+    pixels = torch.randint(0, 255, (4, 3, 64, 64), dtype=torch.uint8)
+    label, places, known = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.zeros(4, 4, 4), torch.ones(4)
+    start = pretrained().eval()
+    with torch.no_grad():
+        anchors = start.upper(start.lower(pixels.float(), 0), 0)[2]
+
+    def moved(anchor: float) -> float:
+        how = {**quick()["fit"], "anchor": anchor}
+        trainer = Trainer(Member("one", set(), how, 0), quick(), None, None)
+        trainer.schedule(0.2, 8)
+        for _ in range(8):
+            trainer.step(pixels, label, places, known, anchors)
+        network = trainer.network.eval()
+        with torch.no_grad():
+            features = network.upper(network.lower(pixels.float(), 0), 0)[2]
+        return (features - anchors).square().mean().item()
+
+    assert moved(3.0) < 0.5 * moved(0.0)
+
+
+@pytest.mark.slow
+def test_a_sweep_scores_variants_and_the_means_of_their_weights(pictures: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(pictures), "--out", str(tmp_path), "--quick", "--views", "native"]
+    networks = ["dense/dashcam", "anchor/dashcam", "dense/final", "anchor/final"]
+    assert sweep_embedded.main([*arguments, "--networks", *networks, "--means", "dense+anchor"]) == 0
+    scored = {name: np.load(tmp_path / f"{name}.npz")["native"] for name in ("dense", "anchor", "dense+anchor")}
+    assert all(np.isfinite(logits).all() for logits in scored.values())
+    for fold in ("dashcam", "final"):
+        dense, anchor, mean = (embedded.kept(tmp_path / f"{name}-{fold}.pt") for name in scored)
+        for key, value in mean.items():  # kept in half precision
+            torch.testing.assert_close(value, (dense[key] + anchor[key]) / 2, rtol=2e-3, atol=2e-3)
+        assert not torch.equal(dense["head.weight"], anchor["head.weight"])
+    assert "| dense+anchor |" in (tmp_path / "sweep.md").read_text()
 
 
 def test_weights_of_two_trainings_become_their_mean_fold_by_fold(pictures: Path, folds: Path, tmp_path: Path) -> None:
@@ -223,9 +260,7 @@ def test_weights_of_no_training_and_of_two_are_refused(pictures: Path, folds: Pa
 
 def test_a_fold_that_leaves_one_label_is_refused() -> None:
     empty, names = torch.zeros(2), np.array(["camvid", "gtsdb"])
-    pool = Pool(
-        empty, empty, empty, empty, empty, {}, names, np.array(["", ""]), np.array([0, 0]), np.array([0.0, 1.0])
-    )
+    pool = Pool(empty, empty, empty, empty, {}, names, np.array(["", ""]), np.array([0, 0]), np.array([0.0, 1.0]))
     with pytest.raises(ValueError, match="none of label 1"):
         pool.taken(Member("one", {"gtsdb"}, {"batch": 8, "pasted_share": 0.5}, 0), np.random.default_rng(0))
 
