@@ -1,7 +1,8 @@
 """Does the cascade beat its best single member, and at what cost? On simulated experts, or on recorded opinions.
 
     python benchmarks/cascade_study.py                                   # 5 seeds, 10,000 cases each
-    python benchmarks/cascade_study.py --traces FILE --profile embedded  # labelled JSON lines, out of fold by group
+    python benchmarks/cascade_study.py --traces FILE --profile FILE      # labelled JSON lines, out of fold by group
+    python benchmarks/cascade_study.py --traces FILE --profile FILE --bands  # exit bands of the profile as it is
 
 Simulated: ten experts in three tiers whose errors are correlated (all share some, relatives share more) and who are
 badly calibrated: too sure, biased, and one of them says a flat no to 1 % of all pictures. Everything is fitted on
@@ -37,6 +38,7 @@ from cascade.routes import bands, choose_band, course, course_out_of_fold
 from cascade.trace import read_all
 from models import metrics
 
+BANDS = ((0.5, 0.5), (0.25, 0.5), (0.1, 0.5), (0.05, 0.5), (0.02, 0.5), (0.1, 0.75), (0.1, 0.9), (0.0, 1.0))
 SHOWN = {"mcc": "MCC", "auc": "AUC", "brier": "Brier", "ece": "ECE"}
 
 
@@ -206,11 +208,28 @@ def show_by_size(data: Data, methods: Mapping[str, Outcome], prevalence: float) 
         show(data.part(rows), part, prevalence)
 
 
+def show_bands(data: Data, profile: Profile) -> None:
+    """What the profile without a fit asks and says under each exit band; MCC gained over its own band is paired."""
+    weight = class_weight(data.y, profile.prevalence)
+    way = course(data, profile)
+    own, *_ = way.outcome(profile.band)
+    print("| exit band | asked, road work | asked, clear | mean ms | MCC | gained over the profile's own | Brier |")
+    print(f"|---|{'---|' * 6}")
+    for band in dict.fromkeys((profile.band, *BANDS)):
+        p, milliseconds, tiers = way.outcome(band)
+        row = summary(data.y, p, weight, data.groups)
+        asked = [f"{np.mean(tiers[data.y == label] > 1):.1%}" for label in (1, 0)]
+        gain = metrics.gained(*paired_gain(data.y, p, own, weight, data.groups), digits=4)
+        cells = [*asked, f"{np.average(milliseconds, weights=weight):.0f}", metrics.told(row["mcc"], 3), gain]
+        print(f"| {band[0]} to {band[1]} | {' | '.join(cells)} | {metrics.told(row['brier'], 3)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--traces", type=Path, help="labelled trace lines, made with every tier asked")
     parser.add_argument("--profile", default="embedded", help="profile the traces are of (default %(default)s)")
     parser.add_argument("--share", type=float, default=0.25, help="of the full cost (default %(default)s)")
+    parser.add_argument("--bands", action="store_true", help="compare exit bands of the profile as it is instead")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
@@ -219,6 +238,9 @@ def main() -> None:
         with arguments.traces.open(encoding="utf-8") as lines:
             data = Data.of(list(read_all(lines)), profile)
         print(f"{len(data.y)} recorded pictures, {int(data.y.sum())} road work, {len(set(data.groups))} groups\n")
+        if arguments.bands:
+            show_bands(data, profile)
+            return
         methods = out_of_fold(data, profile, arguments.share)
         show(data, methods, profile.prevalence)
         show_by_size(data, methods, profile.prevalence)

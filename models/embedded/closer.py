@@ -2,8 +2,9 @@
 
 One pass sees a wide picture small, and a cone at its edge hardly at all. The squares show each part by itself, and the
 mirror image is a second opinion on the whole; the look that sees most road work is believed. Three looks take up to
-three times as long as the first pass. On held-out pictures of 512 pixels that did not pay: no shipped profile asks it
-(`docs/results/cascade-2026-11-24.md`); on wider pictures, `./run_miner.sh calibrate --check` tells.
+three times as long as the first pass. On held-out pictures of 512 pixels that gained 0.003 to 0.004 MCC behind a fit
+and nothing for certain without one: no shipped profile asks it (`docs/results/cascade-2026-11-24.md`). On
+pictures of your own, `./run_miner.sh calibrate --check` tells.
 
 Of pictures of the wire's size the first pass has seen the mirror image too. Of a square one nothing is left then: it
 gets log-odds of 0, which say nothing either way, and no pass. A profile spares it the question by `min_side = 225`.
