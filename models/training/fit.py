@@ -178,7 +178,7 @@ class Trainer:
             logits, dense, features = self.network.upper(x, self.frozen)
         target = label * (1 - 2 * how["smoothing"]) + how["smoothing"]
         loss = functional.binary_cross_entropy_with_logits(logits, target)
-        # Features stay near those of ImageNet\'s weights: Li et al. 2019, https://arxiv.org/abs/1901.09229.
+        # Features stay near those of ImageNet's weights: Li et al. 2019, https://arxiv.org/abs/1901.09229.
         if how["anchor"]:
             loss = loss + how["anchor"] * (features - anchors).square().mean() / anchors.square().mean()
         loss = loss + how["dense_loss"] * _dense_loss(dense, places, known)
