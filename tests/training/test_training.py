@@ -328,3 +328,4 @@ def test_a_whole_run_trains_evaluates_exports_and_repeats(pictures: Path, folds:
     assert opinions[0].logit > opinions[1].logit
     card = json.loads((tmp_path / "first" / "model_card.json").read_text())
     assert "kitti-road" in card["never_trained_on"]
+    assert "Lite0" in card["description"]
