@@ -21,7 +21,7 @@ from miner.gate import SECOND, Rate, Rules
 from miner.metagraph import Neuron
 from miner.replay import Replay
 from tests.edge.signing import Dendrite, Request
-from tests.edge.wire import Response, read_response, serving, subnet, until
+from tests.edge.wire import Response, answer_after, read_response, serving, subnet, until
 
 T = TypeVar("T")
 
@@ -596,11 +596,7 @@ async def test_many_slow_connections_leave_the_validator_unaffected() -> None:
 
 async def test_at_the_cap_requests_at_work_keep_their_connections() -> None:
     go_on = asyncio.Event()
-
-    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
-        await go_on.wait()
-        return 0.75
-
+    answer = answer_after(go_on)
     async with serving(IDENTITY, SUBNET, answer, limits=endless(connections=3)) as edge:
         working = [asyncio.ensure_future(edge.ask(dendrite().request().bytes())) for _ in range(3)]
         await until(lambda: edge.at_work == 3)
@@ -668,11 +664,7 @@ async def test_work_is_ordered_by_stake_and_the_excess_gets_the_cheap_answer() -
 async def test_ten_more_than_the_queue_holds_get_the_cheap_answer_at_once_and_the_accepted_all_200() -> None:
     """Figure 17."""
     go_on = asyncio.Event()
-
-    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
-        await go_on.wait()
-        return 0.75
-
+    answer = answer_after(go_on)
     async with serving(IDENTITY, SUBNET, answer, limits=Limits(in_flight=4, waiting=16)) as edge:
         tasks = [asyncio.ensure_future(edge.ask(dendrite(timeout="12").request().bytes())) for _ in range(30)]
         await until(lambda: sum(task.done() for task in tasks) >= 10)
@@ -743,11 +735,7 @@ async def test_a_drain_finishes_what_was_accepted_and_takes_no_more() -> None:
 
 async def test_a_drain_that_cannot_wait_longer_gives_the_prior(caplog: pytest.LogCaptureFixture) -> None:
     go_on = asyncio.Event()
-
-    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
-        await go_on.wait()
-        return 0.75
-
+    answer = answer_after(go_on)
     caplog.set_level(logging.WARNING, "miner.axon")
     async with serving(IDENTITY, SUBNET, answer, limits=Limits(in_flight=1)) as edge:
         stuck = [asyncio.create_task(edge.ask(dendrite().request().bytes())) for _ in range(3)]

@@ -25,7 +25,7 @@ from miner.axon import Limits
 from miner.gate import SECOND, Claim, Rules
 from miner.metagraph import Neuron, Snapshot
 from tests.edge.signing import Dendrite, Request
-from tests.edge.wire import Edge, Response, read_response, serving, subnet, until
+from tests.edge.wire import Edge, Response, answer_after, read_response, serving, subnet, until
 
 MINER, VALIDATOR, STRANGER = (Keypair.create_from_uri(f"//{name}") for name in ("miner", "validator", "stranger"))
 IDENTITY = MINER.ss58_address
@@ -174,11 +174,7 @@ async def test_garbage_behind_requests_does_not_take_their_answers_away(
 async def test_an_endless_head_behind_a_request_at_work_is_not_read_on(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever forges a nonce that is held, or asks and is answered slowly, could else fill the memory meanwhile."""
     go_on = asyncio.Event()
-
-    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
-        await go_on.wait()
-        return 0.75
-
+    answer = answer_after(go_on)
     async with quiet(caplog, answer) as edge:
         reader, writer = await edge.connect()
         writer.write(request().bytes() + POST + b"x-endless: ")
@@ -268,11 +264,7 @@ async def test_an_admitted_caller_that_leaves_before_its_answer_is_told_as_gone(
     how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     go_on = asyncio.Event()
-
-    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
-        await go_on.wait()
-        return 0.75
-
+    answer = answer_after(go_on)
     async with quiet(caplog, answer) as edge:
         _, writer = await edge.connect()
         writer.write(request().bytes())
@@ -387,11 +379,7 @@ async def test_a_refused_body_is_let_go_while_its_sender_is_still_listened_to(ca
 async def test_requests_held_unproven_do_not_fill_the_table_of_connections(caplog: pytest.LogCaptureFixture) -> None:
     """They need no key, only a validator's public one. The oldest makes room; what is admitted is left alone."""
     go_on = asyncio.Event()
-
-    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
-        await go_on.wait()
-        return 0.75
-
+    answer = answer_after(go_on)
     limits = Limits(**{**ENDLESS, "connections": 3})  # type: ignore[arg-type]
     async with quiet(caplog, answer, limits=limits) as edge:
         opened = []

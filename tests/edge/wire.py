@@ -86,6 +86,16 @@ async def read_response(reader: asyncio.StreamReader) -> Response:
     return Response(int(first.split()[1]), headers, body)
 
 
+def answer_after(go_on: asyncio.Event) -> Answer:
+    """An answer that is at work until it is told to go on."""
+
+    async def answer(image: str, seconds: float, caller: str, label: int) -> float:
+        await go_on.wait()
+        return 0.75
+
+    return answer
+
+
 @asynccontextmanager
 async def serving(
     identity: str,
