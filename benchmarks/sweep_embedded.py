@@ -40,7 +40,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "lite1": {"variant": 1, "frozen": 4},
     "lite2": {"variant": 2, "frozen": 4},
     "anchor": {"anchor": 0.3},
-    "anchor-pasted": {"anchor": 0.3, "dense_loss": 0.0},
     "lite1-pasted": {"variant": 1, "frozen": 4, "dense_loss": 0.0},
     "lite1-anchor": {"variant": 1, "frozen": 4, "anchor": 0.3},
 }
