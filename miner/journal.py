@@ -250,7 +250,9 @@ class Journal:
 
     def _write_on(self) -> None:
         last_word = -math.inf
-        while (batch := self._buffer.take(BATCH, LINGER)) is not None:
+        while (taken := self._buffer.take(BATCH, LINGER)) is not None:
+            # A change that nobody waits for any more is left out; from here on it cannot be cancelled.
+            batch = [one for one in taken if isinstance(one, _Request) or one.done.set_running_or_notify_cancel()]
             problem = self._attempt(batch)
             if problem and self._make_room():
                 problem = self._attempt(batch)
@@ -268,12 +270,18 @@ class Journal:
 
     def _attempt(self, batch: Sequence[_Request | _Change]) -> Exception | None:
         try:
-            self._commit(batch)
+            tally = self._commit(batch)
         except Exception as error:
             return error
+        for change, result, problem in tally.ended:
+            change.done.set_exception(problem) if problem else change.done.set_result(result)
+        try:
+            self._keep_on_disk(tally.jpegs)
+        except (OSError, sqlite3.Error) as error:  # the batch is on record: it must not be written again
+            log.warning("kept pictures are not in order: %s", error)
         return None
 
-    def _commit(self, batch: Sequence[_Request | _Change]) -> None:
+    def _commit(self, batch: Sequence[_Request | _Change]) -> _Tally:
         """One transaction. Changes that fail by themselves (an unknown picture) do not take the batch with them."""
         tally = _Tally()
         self._connection.execute("BEGIN IMMEDIATE")
@@ -290,12 +298,14 @@ class Journal:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
                 self._names.clear()  # names of the lost transaction have no row
-        for change, result, problem in tally.ended:
-            change.done.set_exception(problem) if problem else change.done.set_result(result)
-        for sha256, jpeg in tally.jpegs.items():
+        return tally
+
+    def _keep_on_disk(self, jpegs: Mapping[str, bytes]) -> None:
+        for sha256, jpeg in jpegs.items():
             self._write_picture(sha256, jpeg)
-        if self._kept_bytes > self._keep.quota_gb * 1e9:
-            self._give_up_pictures(self._kept_bytes - int(self._keep.quota_gb * 1e9))
+        over = self._kept_bytes - self._keep.quota_gb * 1e9
+        if over > 0:
+            self._give_up_pictures(over)
 
     def _add_request(self, item: _Request, tally: _Tally) -> None:
         answered, verdict = item.answered, item.answered.verdict
@@ -394,7 +404,7 @@ class Journal:
             path.unlink(missing_ok=True)
             self._connection.execute("DELETE FROM kept WHERE picture = ?", (_picture_of(self._connection, sha256),))
 
-    def _give_up_pictures(self, size: int) -> None:
+    def _give_up_pictures(self, size: float) -> None:
         """Delete kept pictures of at least `size` bytes: ordinary ones first, then the oldest, labelled ones last."""
         rows = self._connection.execute(
             "SELECT k.picture, k.bytes, hex(p.sha256) FROM kept k JOIN pictures p ON p.id = k.picture"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +105,7 @@ def _label(arguments: Sequence[str]) -> int:
     settings = parse(Label, arguments, "label")
     directory = settings.state / "journal"
     Views(directory).close()  # says so when there is none, instead of making one
-    journal = Journal(directory, lambda: "", Keep())
+    journal = Journal(directory, lambda: "", Keep(enabled=False, quota_gb=math.inf))  # pictures are not its business
     taken = unknown = 0
     try:
         for sha256, label in _rows(settings.file):
@@ -126,4 +128,6 @@ def _rows(path: Path) -> list[tuple[str, int]]:
         raise UsageError(f"{path}: expected CSV with the columns sha256 and label: {error!r}") from None
     if bad := [label for _, label in rows if label not in (0, 1)]:
         raise UsageError(f"{path}: expected labels 0 and 1, got {bad[0]}")
+    if strange := [sha256 for sha256, _ in rows if not re.fullmatch("[0-9a-fA-F]{64}", sha256)]:
+        raise UsageError(f"{path}: expected a SHA-256 of 64 hexadecimal digits, got {strange[0][:80]!r}")
     return rows

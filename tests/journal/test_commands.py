@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -74,7 +76,22 @@ def test_labels_from_elsewhere_are_taken_and_unknown_pictures_counted(
     assert json.loads(capsys.readouterr().out)["labels"]["consensus"] == 1
 
 
-@pytest.mark.parametrize("text", ["sha256\nab\n", "sha256,label\nab,2\n", "sha256,label\nab,yes\n"])
+def test_labels_from_elsewhere_cost_no_picture_however_many_are_kept(
+    lived: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How much may be kept is the serving miner's setting, which this command does not know."""
+    with closing(sqlite3.connect(lived / "journal.db", isolation_level=None)) as db:
+        db.execute("UPDATE kept SET bytes = 1000000000000")
+    Path("labels.csv").write_text(f"sha256,label\n{sha(4)},1\n")
+    assert main(["journal", "label", "labels.csv", *STATE]) == 0
+    capsys.readouterr()
+    assert len(list(lived.rglob("*.jpg"))) == 6
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sha256\nab\n", "sha256,label\nab,2\n", "sha256,label\nab,yes\n", "sha256,label\npicture-1,1\n"],
+)
 def test_a_file_that_is_no_list_of_labels_is_refused(
     lived: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

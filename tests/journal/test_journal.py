@@ -403,6 +403,54 @@ def test_a_full_disk_gives_up_kept_pictures_for_the_record(tmp_path: Path) -> No
     full.close()
     assert not list((tmp_path / "pictures").rglob("*.jpg"))
 
+class Refusing:
+    """A connection that can no longer forget pictures: there was room for the commit, and none for what comes after."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = connect(path)
+
+    def executemany(self, query: str, values: object) -> object:
+        if query.startswith("DELETE FROM kept"):
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._db.executemany(query, values)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._db, name)
+
+
+def test_what_fails_after_the_commit_writes_nothing_twice_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = journal(tmp_path, connect=Refusing, keep=Keep(share=1.0, quota_gb=0.0))
+    full(answered(1))
+    full.label(sha(1), 1, "human").result(60)
+    full(answered(2))
+    full.flush()
+    assert (full.counts.written, full.counts.lost) == (2, 0)
+    full.close()
+    assert columns(tmp_path / "journal.db", "SELECT picture, count(*) FROM requests GROUP BY 1") == [(1, 1), (2, 1)]
+    assert "disk is full" in caplog.text
+
+
+def test_who_no_longer_waits_for_a_change_harms_nobody(tmp_path: Path) -> None:
+    made: list[Stuck] = []
+
+    def stuck(path: Path) -> Stuck:
+        made.append(Stuck(path))
+        return made[0]
+
+    slow = journal(tmp_path, connect=stuck)
+    slow(answered(1))
+    assert made[0].waiting.wait(60)
+    gone = slow.label(sha(1), 1, "human")
+    assert gone.cancel()  # the page was closed
+    made[0].go.set()
+    slow.flush()
+    slow(answered(2))
+    slow.close()
+    assert columns(tmp_path / "journal.db", "SELECT picture, count(*) FROM requests GROUP BY 1") == [(1, 1), (2, 1)]
+    assert columns(tmp_path / "journal.db", "SELECT count(*) FROM labels") == [(0,)]
+
 
 # --- versions of the file ---------------------------------------------------------------------------------------------
 
