@@ -20,7 +20,7 @@ SLOTS = 12  # things in one picture, at most
 PIECES = 3  # of the slots of a control: pieces of another clear frame of the same source
 UPPER = 0.45  # share of a frame's height that holds sky and house fronts, not road
 LEAST_SEEN = 14.0  # pixels of road work that must be left in a view for it to count as one
-CLOSE = 0.25  # share of the pictures whose first thing stands right before the camera, whatever perspective says
+CLOSE = 0.25  # share of the pictures with pasted things whose first one stands right before the camera
 FLAT = 0.012  # least height of a pasted thing, as a share of the frame's
 
 
@@ -67,8 +67,20 @@ class Dice:
         return self.uniform(*shape) < chance
 
 
-def compose(album: Album, sprites: Sprites, order: Order, shape: tuple[int, int], wire: bool, dice: Dice) -> Composed:
-    """shape: (height, width). wire: boxes as validators cut them (levels 0 to 3), else the picture's own aspect."""
+def compose(
+    album: Album,
+    sprites: Sprites,
+    order: Order,
+    shape: tuple[int, int],
+    wire: bool,
+    dice: Dice,
+    close: float = CLOSE,
+) -> Composed:
+    """Views of one batch.
+
+    shape: (height, width). wire: boxes as validators cut them (levels 0 to 3), else the picture's own aspect.
+    close: share of the pictures with pasted things whose first one stands right before the camera, however tall it is.
+    """
     size = album.sizes[order.picture]
     boxes = _boxes(size, order.kind, shape, wire, dice)
     frames = album.pixels[order.picture]
@@ -78,7 +90,7 @@ def compose(album: Album, sprites: Sprites, order: Order, shape: tuple[int, int]
     (rows,) = torch.nonzero(order.kind >= KINDS.index("pasted"), as_tuple=True)
     if len(rows):
         part = Order(*(getattr(order, name)[rows] for name in Order.__dataclass_fields__))
-        things = _things(album, sprites, part, frames[rows], size[rows], dice)
+        things = _things(album, sprites, part, frames[rows], size[rows], dice, close)
         pixels[rows], mask[rows] = _pasted(pixels[rows], things, boxes[rows], shape)
         seen = (mask[rows].sum((1, 2, 3)) >= LEAST_SEEN).to(label.dtype)
         label[rows] = label[rows] * seen
@@ -152,7 +164,9 @@ class _Things:
     softer: Tensor
 
 
-def _things(album: Album, sprites: Sprites, order: Order, frames: Tensor, size: Tensor, dice: Dice) -> _Things:
+def _things(
+    album: Album, sprites: Sprites, order: Order, frames: Tensor, size: Tensor, dice: Dice, close: float
+) -> _Things:
     count = len(size)
     width, height = size[:, :1], size[:, 1:]
     positive = order.kind == KINDS.index("pasted")
@@ -164,10 +178,10 @@ def _things(album: Album, sprites: Sprites, order: Order, frames: Tensor, size: 
     foot = horizon + (1 - horizon) * foot
     camera = dice.uniform(count, 1, low=1.15, high=1.7)
     tall = (metres / camera * (foot - horizon) * dice.uniform(count, SLOTS, low=0.85, high=1.2)).clamp(FLAT, 0.75)
-    close = dice.happens(CLOSE, count, 1) & leading
+    near = dice.happens(close, count, 1) & leading
     share = torch.exp(dice.uniform(count, 1, low=math.log(0.25), high=math.log(0.95)))
-    tall = torch.where(close, share / aspect.clamp(min=1.0), tall)
-    foot = torch.where(close, dice.uniform(count, 1, low=0.6, high=1.05), foot)
+    tall = torch.where(near, share / aspect.clamp(min=1.0), tall)
+    foot = torch.where(near, dice.uniform(count, 1, low=0.6, high=1.05), foot)
     raised = torch.where(dice.happens(0.12, count, SLOTS), dice.uniform(count, SLOTS, high=0.15), 0.0)
     tall, foot, x = tall * height, (foot - raised) * height, x * width
     wide = tall * aspect * dice.uniform(count, SLOTS, low=0.9, high=1.1)

@@ -1,8 +1,9 @@
 """Train, evaluate and export the embedded network: one command, read from top to bottom in `run`.
 
-    python -m models.training.embedded --data ../shared/data/streets --out models/embedded --device cuda
+    python -m models.training.embedded --data ../shared/data/streets --sprites sprites --device cuda
 
-Needs the extra `train`; a few minutes on one card. On a CPU only `--quick` is of use: it shows that everything works.
+Trains every recipe of the settings, and ships the mean of their weights. Needs the extra `train`; ten minutes on one
+card. On a CPU only `--quick` is of use: it shows that everything works.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import argparse
 import gzip
 import json
 import logging
-import math
 import multiprocessing
 import os
 import sys
@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for chatty in ("onnxscript", "onnx_ir"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        settings = settings_of(options.settings, options.device, options.set, options.quick)
+        recipes = {
+            name: settings_of(options.settings, options.device, options.set, options.quick, name)
+            for name in options.recipes or recipes_of(options.settings)
+        }
         folds = tomllib.loads(options.folds.read_text())
         pictures = corrected(read_folder(options.data), HERE / "corrections.toml", options.data)
         evaluate.check_folds(pictures, folds)
@@ -58,40 +61,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         log.error("%s", error)
         return 2
-    run(pictures, folds, settings, options)
+    run(pictures, folds, recipes, options)
     return 0
 
 
 def run(
-    pictures: Sequence[Labelled], folds: evaluate.Folds, settings: Mapping[str, Any], options: argparse.Namespace
+    pictures: Sequence[Labelled],
+    folds: evaluate.Folds,
+    recipes: Mapping[str, Mapping[str, Any]],
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Networks of all folds and the final one; calibration and figures; then the files that ship."""
-    work: Path = options.work
-    work.mkdir(parents=True, exist_ok=True)
+    """Networks of all folds and the final one; calibration and figures; then the files that ship.
+
+    recipes: settings by name. They differ in how a network is trained, not in how it is scored.
+    """
+    settings = next(iter(recipes.values()))
     with Rendering() as rendering:
         coming = {kind: rendering.start(pictures, kind, settings["seed"]) for kind in options.views}
-        networks = _networks(pictures, folds, settings, options)
+        trainings = options.weights or [train(name, pictures, folds, how, options) for name, how in recipes.items()]
+        networks = means(trainings, folds, pictures, settings["fit"]["variant"])
         rendered = {kind: rendering.result(futures) for kind, futures in coming.items()}
     final = networks.pop("final")
     scores = evaluate.out_of_fold(pictures, folds, networks, rendered, settings["device"])
     trained = [p.source not in settings["measuring_only"] for p in pictures]
     examples = [view for view, usable in zip(rendered[options.views[-1]], trained, strict=True) if usable]
-    return ship(final, scores, examples, pictures, folds, settings, options)
+    facts = {"mean_of": [folder.name for folder in trainings], "settings": recipes}
+    return ship(final, scores, examples, pictures, folds, settings, facts, options)
 
 
-def _networks(
-    pictures: Sequence[Labelled], folds: evaluate.Folds, settings: Mapping[str, Any], options: argparse.Namespace
-) -> dict[str, EfficientNetLite]:
-    """Of every fold that has pictures, and "final"."""
-    names = [f"run/{name}" for name in (*folds, "final")]
-    members = members_of(names, {"run": settings["fit"]}, folds, pictures, settings)
-    if options.weights:
-        variant = settings["fit"]["variant"]
-        present = [member.name.split("/")[1] for member in members]
-        return {name: mean_of([kept(file_of(name, d)) for d in options.weights], variant) for name in present}
+def train(
+    recipe: str,
+    pictures: Sequence[Labelled],
+    folds: evaluate.Folds,
+    settings: Mapping[str, Any],
+    options: argparse.Namespace,
+) -> Path:
+    """The folder below --work with the weights of every fold that has pictures, and of "final"."""
+    folder: Path = options.work / recipe
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{recipe}/{name}" for name in (*folds, "final")]
+    members = members_of(names, {recipe: settings["fit"]}, folds, pictures, settings)
     material = read(pictures, options.data, options.sprites, settings)
-    keeping = partial(keep, folder=options.work)
-    return {n.split("/")[1]: net for n, net in fit(members, *material, settings, options.seconds, keeping).items()}
+    log.info("%s: %d networks", recipe, len(members))
+    fit(members, *material, settings, done=partial(keep, folder=folder))
+    return folder
+
+
+def means(
+    trainings: Sequence[Path], folds: evaluate.Folds, pictures: Sequence[Labelled], variant: int
+) -> dict[str, EfficientNetLite]:
+    """The mean of several trainings' weights, for every fold that has pictures, and "final"."""
+    present = {p.source for p in pictures}
+    names = [*(name for name, sources in folds.items() if present & set(sources)), "final"]
+    return {name: mean_of([kept(file_of(name, folder)) for folder in trainings], variant) for name in names}
 
 
 def ship(
@@ -101,9 +123,14 @@ def ship(
     pictures: Sequence[Labelled],
     folds: evaluate.Folds,
     settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Figures and opinions into --work, the files of the package into --out. examples: views of training pictures."""
+    """Figures and opinions into --work, the files of the package into --out.
+
+    examples: views of training pictures. facts: how the network was made, for the card.
+    """
+    options.work.mkdir(parents=True, exist_ok=True)
     found = {"settings": settings, **evaluate.results(scores, folds, settings["seed"], settings["unlike"])}
     (options.work / "figures.json").write_text(json.dumps(found, indent=1))
     (options.work / "figures.md").write_text(evaluate.markdown(found))
@@ -113,13 +140,12 @@ def ship(
     log.info("figures and opinions in %s", options.work)
     options.out.mkdir(parents=True, exist_ok=True)
     whole, small = options.work / "float.onnx", options.out / "roadwork.onnx"
-    facts: dict[str, Any] = {"out_of_fold": headline(found, folds), "settings": settings}
-    facts["mean_of"] = [folder.name for folder in options.weights]
-    facts["difference_to_torch"] = export.write_onnx(final.cpu(), whole)
+    measured: dict[str, Any] = {"out_of_fold": headline(found, folds)}
+    measured["difference_to_torch"] = export.write_onnx(final.cpu(), whole)
     export.quantise(whole, small, examples[:: max(1, len(examples) // EXAMPLES)])
-    facts["difference_of_8_bits"] = export.difference(whole, small, examples[1 :: max(1, len(examples) // EXAMPLES)])
+    measured["difference_of_8_bits"] = export.difference(whole, small, examples[1 :: max(1, len(examples) // EXAMPLES)])
     export.write_calibrations(calibrations, evaluate.share(scores), options.out / "calibration.json")
-    card = export.card(small, final.variant, pictures, settings["measuring_only"], options.data, facts)
+    card = export.card(small, final.variant, pictures, settings["measuring_only"], options.data, {**facts, **measured})
     (options.out / "model_card.json").write_text(json.dumps(card, indent=2) + "\n")
     log.info("written to %s", options.out)
     return found
@@ -155,7 +181,8 @@ def read(
     trainable = [p for p in pictures if p.source not in settings["measuring_only"]]
     log.info("reading %d pictures", len(trainable))
     seed, device = settings["seed"], settings["device"]
-    bank = sprites(close_ups(data), sprites_of(rendered), seed, device, settings["drawn"])
+    things = sprites_of(rendered, settings["left_out"])
+    bank = sprites(close_ups(data), things, seed, device, settings["drawn"])
     log.info("%d sprites", len(bank.sources))
     return album(trainable, device), bank
 
@@ -216,9 +243,9 @@ def _render_all(views: Sequence[Any]) -> list[Pixels]:
     return [render(view) for view in views]
 
 
-def sprites_of(folder: Path | None) -> list[Path]:
-    """What `render_sprites` wrote there; nothing without a folder."""
-    return sorted(folder.glob("*.png")) if folder else []
+def sprites_of(folder: Path | None, left_out: Sequence[str]) -> list[Path]:
+    """What `render_sprites` wrote there, without some kinds; nothing without a folder."""
+    return [path for path in sorted(folder.glob("*.png")) if path.name.split("-")[1] not in left_out] if folder else []
 
 
 def headline(found: Mapping[str, Any], folds: evaluate.Folds) -> dict[str, Any]:
@@ -234,27 +261,40 @@ def headline(found: Mapping[str, Any], folds: evaluate.Folds) -> dict[str, Any]:
     }
 
 
-def settings_of(file: Path | None, device: str, changes: Sequence[str] = (), quick: bool = False) -> dict[str, Any]:
-    """The settings with changes like `fit.steps=400`. Raises ValueError for a name that they do not have."""
+def recipes_of(file: Path | None) -> list[str]:
+    """Names of the trainings whose mean ships."""
+    return list(tomllib.loads((file or HERE / "settings.toml").read_text())["recipes"])
+
+
+def settings_of(
+    file: Path | None, device: str, changes: Sequence[str] = (), quick: bool = False, recipe: str = "dense"
+) -> dict[str, Any]:
+    """The settings of a recipe, with changes like `fit.steps=400`. Raises ValueError for a name they do not have."""
     settings = tomllib.loads((file or HERE / "settings.toml").read_text())
+    recipes = settings.pop("recipes")
+    if recipe not in recipes:
+        raise ValueError(f"--recipes {recipe}: expected some of {', '.join(recipes)}")
+    _merge(settings, recipes[recipe])
     if quick:
-        settings["fit"].update(QUICK["fit"])  # type: ignore[arg-type]
-        settings.update({name: value for name, value in QUICK.items() if name != "fit"})
+        _merge(settings, QUICK)
     for change in changes:
-        _change(settings, change)
+        name, _, value = change.partition("=")
+        nested = tomllib.loads(f"value = {value}")["value"]
+        for part in reversed(name.split(".")):
+            nested = {part: nested}
+        _merge(settings, nested, f"--set {change}: ")
     settings["device"] = device
     return settings
 
 
-def _change(settings: dict[str, Any], change: str) -> None:
-    name, _, value = change.partition("=")
-    *above, key = name.split(".")
-    table: Any = settings
-    for part in above:
-        table = table.get(part, {})
-    if key not in table:
-        raise ValueError(f"--set {change}: expected a name out of the settings, for example fit.steps=400")
-    table[key] = tomllib.loads(f"value = {value}")["value"]
+def _merge(settings: dict[str, Any], changes: Mapping[str, Any], whose: str = "") -> None:
+    for name, value in changes.items():
+        if name not in settings:
+            raise ValueError(f"{whose}expected names out of the settings, for example fit.steps; got {name}")
+        if isinstance(value, Mapping):
+            _merge(settings[name], value, whose)
+        else:
+            settings[name] = value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -268,12 +308,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=Path, nargs="+", default=[], metavar="DIR", help="no training: the mean of what these kept"
     )
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="train only these; default: all of the settings")
     parser.add_argument("--settings", type=Path, help="default: settings.toml beside this file")
     parser.add_argument("--folds", type=Path, default=HERE / "folds.toml")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change one setting")
     parser.add_argument("--views", nargs="+", default=list(SERVED), choices=EVALUATED, help="views to score")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--seconds", type=float, default=math.inf, help="cut the training to fit, default: no limit")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that everything works")
     return parser
 

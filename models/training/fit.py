@@ -289,7 +289,7 @@ def fit(
     while step < steps:
         if step % settings["pool_steps"] == 0:
             shape = shapes[step // settings["pool_steps"] % len(shapes)]
-            pool = _pool(plan, album, sprites, shape, settings["pool"], rng, dice, anchors)
+            pool = _pool(plan, album, sprites, shape, settings, rng, dice, anchors)
         losses = []
         for trainer in trainers:
             trainer.schedule(step / steps, steps)
@@ -317,22 +317,22 @@ def _pool(
     album: Album,
     sprites: Sprites,
     shape: tuple[int, int],
-    count: int,
+    settings: Mapping[str, Any],
     rng: np.random.Generator,
     dice: Dice,
     anchors: Mapping[int, EfficientNetLite],
 ) -> Pool:
     device = album.pixels.device
-    drawn = rng.choice(len(plan.chances), count, p=plan.chances)
+    drawn = rng.choice(len(plan.chances), settings["pool"], p=plan.chances)
     drawn = drawn[np.argsort(plan.kinds[drawn], kind="stable")]
     pictures, kinds, wished = plan.pictures[drawn], plan.kinds[drawn], plan.labels[drawn]
     donors = np.array([rng.choice(plan.donors[n]) if n in plan.donors else n for n in pictures.tolist()])
     names = np.array(["", *sorted({s for s in sprites.sources if s})])
-    suppliers = np.where(kinds == KINDS.index("pasted"), rng.choice(names, count), "")
+    suppliers = np.where(kinds == KINDS.index("pasted"), rng.choice(names, settings["pool"]), "")
     own = np.array(sprites.sources)
     usable = (own[None] == "") | (own[None] == suppliers[:, None])
     on_device = [torch.from_numpy(values).to(device) for values in (pictures, donors, kinds, wished, usable)]
-    composed = compose(album, sprites, Order(*on_device), shape, wire=shape[0] == shape[1], dice=dice)
+    composed = compose(album, sprites, Order(*on_device), shape, shape[0] == shape[1], dice, settings["close"])
     sources = np.array([album.pictures[n].source for n in pictures.tolist()])
     pixels = worn(composed.pixels, dice).to(torch.uint8)
     features = {variant: _features(network, pixels) for variant, network in anchors.items()}

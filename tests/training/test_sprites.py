@@ -72,21 +72,18 @@ def test_every_drawn_kind_is_seen(kind: paste.Kind) -> None:
         assert (np.asarray(thing.sprite.getchannel("A")) > 128).mean() > 0.1
 
 
-def pasted(count: int = 24) -> Composed:
+def pasted(close: float, count: int = 24) -> Composed:
     """Views of grey streets with drawn road work in them."""
     grey = Album((), torch.full((1, 3, 128, 128), 120, dtype=torch.uint8), torch.tensor([[128.0, 96.0]]))
     bank = sprites({}, (), 1, "cpu", drawn=2)
     rows = torch.zeros(count, dtype=torch.long)
     order = Order(rows, rows, rows + KINDS.index("pasted"), rows + 1.0, torch.ones(count, len(bank.sources)))
-    return compose.compose(grey, bank, order, (96, 128), False, Dice(0, "cpu"))
+    return compose.compose(grey, bank, order, (96, 128), False, Dice(0, "cpu"), close)
 
 
-def test_things_right_before_the_camera_fill_much_of_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    covered = {}
-    for close in (0.0, 1.0):
-        monkeypatch.setattr(compose, "CLOSE", close)
-        covered[close] = pasted().mask.mean((1, 2, 3)).median()
-    assert covered[1.0] > 3 * covered[0.0] > 0
+def test_things_right_before_the_camera_fill_much_of_the_view() -> None:
+    far, near = (pasted(close).mask.mean((1, 2, 3)).median() for close in (0.0, 1.0))
+    assert near > 3 * far > 0
 
 
 def test_a_picture_counts_as_the_root_of_its_places_and_an_unknown_one_not_at_all() -> None:

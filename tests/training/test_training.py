@@ -242,8 +242,7 @@ def test_weights_of_two_trainings_become_their_mean_fold_by_fold(pictures: Path,
             network = pretrained()
             torch.nn.init.constant_(network.classifier.bias, 2.0 * n)
             embedded.keep(f"run/{name}", network, folder)
-    options = embedded._parser().parse_args(["--data", str(pictures), "--weights", *map(str, trainings)])
-    found = embedded._networks(read_folder(pictures), tomllib.loads(folds.read_text()), quick(), options)
+    found = embedded.means(trainings, tomllib.loads(folds.read_text()), read_folder(pictures), variant=0)
     assert found.keys() == {"one", "two", "final"}
     for network in found.values():
         assert network.classifier.bias.item() == 1.0
@@ -298,7 +297,22 @@ def test_every_source_belongs_to_one_fold() -> None:
 
 
 def test_unknown_settings_are_refused_by_name(pictures: Path, folds: Path) -> None:
-    assert embedded.main(["--data", str(pictures), "--folds", str(folds), "--set", "fit.stepps=3"]) == 2
+    for wrong in ("fit.stepps=3", "fitt.steps=3"):
+        assert embedded.main(["--data", str(pictures), "--folds", str(folds), "--set", wrong]) == 2
+    assert embedded.main(["--data", str(pictures), "--folds", str(folds), "--recipes", "plane"]) == 2
+
+
+def test_a_recipe_changes_what_it_names_and_the_command_line_has_the_last_word() -> None:
+    dense, plain = (embedded.settings_of(None, "cpu", recipe=name) for name in embedded.recipes_of(None))
+    assert (dense["fit"]["dense_loss"], plain["fit"]["dense_loss"]) == (0.3, 0.0)
+    assert dense["fit"]["batch"] == plain["fit"]["batch"]
+    assert embedded.settings_of(None, "cpu", ["fit.steps=7"], recipe="plain")["fit"]["steps"] == 7
+
+
+def test_a_recipe_leaves_kinds_of_rendered_things_out(tmp_path: Path) -> None:
+    for name in ("work-cone-70-0.png", "work-excavator-300-0.png", "harmless-bus-310-0.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in embedded.sprites_of(tmp_path, ["excavator", "bus"])] == ["work-cone-70-0.png"]
 
 
 @pytest.mark.slow
@@ -328,4 +342,7 @@ def test_a_whole_run_trains_evaluates_exports_and_repeats(pictures: Path, folds:
     assert opinions[0].logit > opinions[1].logit
     card = json.loads((tmp_path / "first" / "model_card.json").read_text())
     assert "kitti-road" in card["never_trained_on"]
+    assert card["mean_of"] == ["dense", "plain"]
+    kept = [embedded.kept(tmp_path / "first" / "work" / name / f"{name}-final.pt") for name in card["mean_of"]]
+    assert not torch.equal(kept[0]["head.weight"], kept[1]["head.weight"])
     assert "Lite0" in card["description"]
