@@ -403,6 +403,7 @@ def test_a_full_disk_gives_up_kept_pictures_for_the_record(tmp_path: Path) -> No
     full.close()
     assert not list((tmp_path / "pictures").rglob("*.jpg"))
 
+
 class Refusing:
     """A connection that can no longer forget pictures: there was room for the commit, and none for what comes after."""
 
