@@ -218,7 +218,7 @@ def show_bands(data: Data, profile: Profile) -> None:
     for band in dict.fromkeys((profile.band, *BANDS)):
         p, milliseconds, tiers = way.outcome(band)
         row = summary(data.y, p, weight, data.groups)
-        asked = [f"{np.mean(tiers[data.y == label] > 1):.1%}" for label in (1, 0)]
+        asked = [f"{np.mean(tiers[data.y == label].sum(axis=1) > 1):.1%}" for label in (1, 0)]
         gain = metrics.gained(*paired_gain(data.y, p, own, weight, data.groups), digits=4)
         cells = [*asked, f"{np.average(milliseconds, weights=weight):.0f}", metrics.told(row["mcc"], 3), gain]
         print(f"| {band[0]} to {band[1]} | {' | '.join(cells)} | {metrics.told(row['brier'], 3)} |")

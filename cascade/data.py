@@ -106,6 +106,6 @@ def _tier_ms(tier: Tier, record: Record) -> float:
     return max(taken, default=tier.expected_ms if members else 0.0)
 
 
-def enough(y: Labels) -> bool:
-    """Whether pictures of these labels allow a fit of their own."""
-    return min(int(y.sum()), len(y) - int(y.sum())) >= LEAST
+def enough(y: Labels, folds: Index) -> bool:
+    """Whether pictures of these labels (N,), in these folds (N,), allow a fit of their own and say what it is worth."""
+    return min(int(y.sum()), len(y) - int(y.sum())) >= LEAST and len(np.unique(folds)) > 1

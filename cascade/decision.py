@@ -22,7 +22,7 @@ class Decision:
         self._band, self._fusion = profile.band, fusion
         self._rules = list(profile.second_questions)  # those that were not asked yet
         self._size = size
-        self._waiting = deque(t for t in profile.tiers if any(member.concerns(size) for member in t.members))
+        self._waiting = deque(tier for tier in profile.tiers if tier.concerns(size))
         self._opinions: dict[str, Opinion] = {}
         self._failures: list[Failure] = []
         self._asked: list[str] = []

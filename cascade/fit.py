@@ -52,7 +52,7 @@ def _calibrated(data: Data, folds: Index) -> tuple[dict[str, Calibration], Array
     members, x = {}, data.x.copy()
     for column, key in enumerate(data.models):
         seen = ~np.isnan(data.x[:, column])
-        if enough(data.y[seen]):
+        if enough(data.y[seen], folds[seen]):
             members[key] = choose_calibration(data.x[seen, column], data.y[seen], folds[seen])[0]
             x[seen, column] = members[key].apply(data.x[seen, column])
     return members, x
@@ -75,7 +75,7 @@ def _stacks(x: Array, data: Data, profile: Profile, folds: Index, pooled: Stack)
     stacks = {}
     for subset in _subsets(data, profile):
         rows = np.flatnonzero(~np.isnan(x[:, subset]).any(axis=1))
-        if enough(data.y[rows]):
+        if enough(data.y[rows], folds[rows]):
             key = subset_key(data.models[column] for column in subset)
             stacks[key] = _stack(x[rows][:, subset], data, rows, folds[rows], pooled, subset)
     return stacks
@@ -129,7 +129,7 @@ def _conditions(data: Data, z: Array, folds: Index) -> dict[str, Platt]:
         after, out, maps = z.copy(), z.copy(), {}
         for name in names(covariate):
             rows = np.flatnonzero([name in conditions for conditions in known])
-            if len(rows) == len(z) or not enough(data.y[rows]) or len(np.unique(folds[rows])) < 2:
+            if len(rows) == len(z) or not enough(data.y[rows], folds[rows]):
                 continue  # all pictures: the calibration knows already; too few: nobody can know
             maps[name] = _condition(z[rows], data.y[rows])
             after[rows] = maps[name].apply(z[rows])

@@ -85,12 +85,12 @@ def summary(y: Labels, p: Array, weight: Array, groups: Sequence[str]) -> dict[s
 
 
 def paired_gain(
-    y: Labels, p: Array, q: Array, weight: Array, groups: Sequence[str], n: int = RESAMPLES, seed: int = 0
+    y: Labels, p: Array, q: Array, weight: Array, groups: Sequence[str], n: int = RESAMPLES
 ) -> tuple[float, float, float]:
     """MCC of p minus MCC of q, and its 95 % interval over the same resamples for both."""
 
     def gain(w: Array) -> float:
         return weighted_mcc(y, p > 0.5, w) - weighted_mcc(y, q > 0.5, w)
 
-    low, high = np.percentile([gain(weight * times) for times in resamples(groups, n, seed)], [2.5, 97.5])
+    low, high = np.percentile([gain(weight * times) for times in resamples(groups, n, seed=0)], [2.5, 97.5])
     return gain(weight), float(low), float(high)

@@ -54,6 +54,10 @@ class Tier(Part):
     expected_ms: float = Field(gt=0)
     members: tuple[Member, ...] = Field(min_length=1)
 
+    def concerns(self, size: tuple[int, int]) -> bool:
+        """Whether any of its members has something to say of a picture of `size` (width, height)."""
+        return any(member.concerns(size) for member in self.members)
+
 
 class SecondQuestion(Part):
     """Ask `model` again, showing it the boxes that another member points at, when that member's logit is

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascade.calibration import Array
 from cascade.data import Data
@@ -14,26 +15,31 @@ from cascade.measures import weighted_mcc
 from cascade.profile import Profile
 from cascade.resampling import Index, Labels, group_folds, splits
 
+Mask = NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class Course:
-    """What a cascade would have said of each picture after each tier: p, low, high and milliseconds so far (N, T)."""
+    """What a cascade would have said of each picture after each tier: p, low, high and milliseconds so far (N, T).
+    concerned (N, T): whether the tier has a member that looks at pictures of this size."""
 
     p: Array
     low: Array
     high: Array
     spent: Array
+    concerned: Mask
 
     def part(self, rows: Index) -> Course:
-        return Course(self.p[rows], self.low[rows], self.high[rows], self.spent[rows])
+        return Course(self.p[rows], self.low[rows], self.high[rows], self.spent[rows], self.concerned[rows])
 
-    def outcome(self, band: tuple[float, float]) -> tuple[Array, Array, Index]:
-        """(probabilities, milliseconds, tiers asked), each (N,), with this band."""
+    def outcome(self, band: tuple[float, float]) -> tuple[Array, Array, Mask]:
+        """(probabilities (N,), milliseconds (N,), tiers asked (N, T)) with this band."""
         out = (self.high < band[0]) | (self.low > band[1])
         out[:, -1] = True
         last = out.argmax(axis=1)
         rows = np.arange(len(last))
-        return self.p[rows, last], self.spent[rows, last], last + 1
+        asked = self.concerned & (np.arange(out.shape[1]) <= last[:, None])
+        return self.p[rows, last], self.spent[rows, last], asked
 
 
 def course(data: Data, profile: Profile) -> Course:
@@ -45,7 +51,7 @@ def course(data: Data, profile: Profile) -> Course:
         heard += [member.model for member in tier.members]
         estimates.append(data.estimates(fusion, heard))
     p, low, high = np.array(estimates).transpose(1, 2, 0)
-    return Course(p, low, high, data.milliseconds.cumsum(axis=1))
+    return Course(p, low, high, data.milliseconds.cumsum(axis=1), _concerned(data, profile))
 
 
 def course_out_of_fold(data: Data, profile: Profile) -> Course:
@@ -55,7 +61,12 @@ def course_out_of_fold(data: Data, profile: Profile) -> Course:
         fit = learn(data.part(train), profile)
         c = course(data.part(test), profile.model_copy(update={"fit": fit}))
         parts[:, test] = c.p, c.low, c.high, c.spent
-    return Course(*parts)
+    p, low, high, spent = parts
+    return Course(p, low, high, spent, _concerned(data, profile))
+
+
+def _concerned(data: Data, profile: Profile) -> Mask:
+    return np.array([[tier.concerns(size) for tier in profile.tiers] for size in data.sizes])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ work were as frequent in the pictures as the profile's `prevalence` says it is w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,29 @@ from cascade.fit import learn
 from cascade.fusion import Fit
 from cascade.measures import class_weight, paired_gain, summary, weighted_mcc
 from cascade.profile import Profile
-from cascade.resampling import Index, Labels, group_folds, splits
-from cascade.routes import Band, bands, choose_band, course, course_out_of_fold
+from cascade.resampling import Labels, group_folds, splits
+from cascade.routes import Band, Course, Mask, bands, choose_band, course, course_out_of_fold
 from cascade.trace import Record
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one way to decide says of the pictures, and what it takes. p, milliseconds, tiers asked (N,) each.
+    """What one way to decide says of the pictures, and what it takes. p (N,), tiers asked (N, T).
 
     worth: `cascade.measures.summary`, and "mean_ms" and "escalated" (share that asked a second tier).
     """
 
     p: Array
-    milliseconds: Array
-    tiers: Index
+    asked: Mask
     worth: Mapping[str, Any]
 
     @classmethod
-    def of(cls, data: Data, weight: Array, way: tuple[Array, Array, Index]) -> Outcome:
-        p, milliseconds, tiers = way
+    def of(cls, data: Data, weight: Array, way: tuple[Array, Array, Mask]) -> Outcome:
+        p, milliseconds, asked = way
         worth = summary(data.y, p, weight, data.groups)
         worth["mean_ms"] = float(np.average(milliseconds, weights=weight))
-        worth["escalated"] = float(np.average(tiers > 1, weights=weight))
-        return cls(p, milliseconds, tiers, worth)
+        worth["escalated"] = float(np.average(asked.sum(axis=1) > 1, weights=weight))
+        return cls(p, asked, worth)
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,17 @@ def fit_profile(
     data = Data.of(records, default)
     weight = class_weight(data.y, profile.prevalence)
     out = course_out_of_fold(data, default)
-    after = np.empty(len(data.y)), np.empty(len(data.y)), np.empty(len(data.y), dtype=np.int64)
-    for train, test in splits(group_folds(data.groups, data.y)):
-        there = bands(out.part(train), data.y[train], weight[train])  # the band, too, is chosen on other groups
-        band = choose_band(there, max_lost_mcc=max_lost_mcc, budget_ms=budget_ms)
-        for whole, part in zip(after, out.part(test).outcome((band.low, band.high)), strict=True):
-            whole[test] = part
-    before = course(data, default).outcome(default.band)
+    choose = partial(choose_band, max_lost_mcc=max_lost_mcc, budget_ms=budget_ms)
+    before, after = course(data, default).outcome(default.band), _served(out, data, weight, choose)
     candidates = bands(out, data.y, weight)
-    chosen = choose_band(candidates, max_lost_mcc=max_lost_mcc, budget_ms=budget_ms)
+    chosen = choose(candidates)
     fit = learn(data, default, now).model_copy(update={"band": (chosen.low, chosen.high)})
     return Fitted(
         profile=profile.model_copy(update={"fit": fit, "band": fit.band}),
         fit=fit,
         before=Outcome.of(data, weight, before),
         after=Outcome.of(data, weight, after),
-        first_tier=Outcome.of(data, weight, (out.p[:, 0], out.spent[:, 0], np.ones(len(data.y), dtype=np.int64))),
+        first_tier=Outcome.of(data, weight, (out.p[:, 0], out.spent[:, 0], out.concerned[:, :1])),
         every_tier=Outcome.of(data, weight, out.outcome((0.0, 1.0))),
         gain=paired_gain(data.y, after[0], before[0], weight, data.groups),
         candidates=candidates,
@@ -127,8 +122,8 @@ def fit_profile(
 @dataclass(frozen=True, slots=True)
 class TierCheck:
     """What one tier brings: MCC gained with its 95 % interval (paired bootstrap), and mean milliseconds it costs
-    (negative if it saves more than it takes). earns: its gain is certain, or it saves a tenth of the time and loses no
-    more MCC than was allowed."""
+    (negative if it saves more than it takes). earns: its gain is certain, or it saves a tenth of the time and is not
+    certain to lose more MCC than was allowed."""
 
     tier: str
     mcc_with: float
@@ -140,9 +135,19 @@ class TierCheck:
     earns: bool
 
 
-def check(
-    records: Sequence[Record], profile: Profile, *, max_lost_mcc: float = 0.01, n: int = 1000, seed: int = 0
-) -> list[TierCheck]:
+def _served(
+    out: Course, data: Data, weight: Array, choose: Callable[[Sequence[Band]], Band]
+) -> tuple[Array, Array, Mask]:
+    """`Course.outcome` of a course out of fold, where each picture's band, too, is chosen on other groups."""
+    served = out.outcome((0.0, 1.0))
+    for train, test in splits(group_folds(data.groups, data.y)):
+        band = choose(bands(out.part(train), data.y[train], weight[train]))
+        for whole, part in zip(served, out.part(test).outcome((band.low, band.high)), strict=True):
+            whole[test] = part
+    return served
+
+
+def check(records: Sequence[Record], profile: Profile, *, max_lost_mcc: float = 0.01, n: int = 1000) -> list[TierCheck]:
     """For each tier, the cascade with it against the cascade without it, both fitted out of fold with their own band
     (chosen for at most `max_lost_mcc`). Tiers that do not earn their cost are proposed for dropping. [] for one tier.
 
@@ -150,30 +155,24 @@ def check(
     """
     if len(profile.tiers) == 1:
         return []
-    p_with, ms_with, y, weight, groups = _cascade(records, profile, max_lost_mcc)
-    checks = []
-    for tier in profile.tiers:
-        rest = profile.model_copy(
-            update={"tiers": tuple(t for t in profile.tiers if t is not tier), "second_questions": (), "fit": None}
-        )
-        p_without, ms_without, *_ = _cascade(records, rest, max_lost_mcc)
-        gain, low, high = paired_gain(y, p_with, p_without, weight, groups, n, seed)
-        with_, without = weighted_mcc(y, p_with > 0.5, weight), weighted_mcc(y, p_without > 0.5, weight)
-        added = float(np.average(ms_with, weights=weight) - np.average(ms_without, weights=weight))
-        saves = added < -0.1 * float(np.average(ms_without, weights=weight))
-        earns = low > 0.0 or (saves and gain >= -max_lost_mcc)
-        checks.append(TierCheck(tier.name, with_, without, gain, low, high, added, earns))
-    return checks
-
-
-def _cascade(
-    records: Sequence[Record], profile: Profile, max_lost_mcc: float
-) -> tuple[Array, Array, Labels, Array, tuple[str, ...]]:
-    """(probabilities, milliseconds, labels, class weights, groups) of the cascade, out of fold."""
     default = profile.model_copy(update={"fit": None})
     data = Data.of(records, default)
     weight = class_weight(data.y, profile.prevalence)
-    out = course_out_of_fold(data, default)
-    band = choose_band(bands(out, data.y, weight), max_lost_mcc=max_lost_mcc)
-    p, ms, _ = out.outcome((band.low, band.high))
-    return p, ms, data.y, weight, data.groups
+
+    def served(way: Profile) -> tuple[Array, float, float]:
+        """Probabilities, MCC and mean milliseconds of the cascade, out of fold."""
+        own = Data.of(records, way)
+        choose = partial(choose_band, max_lost_mcc=max_lost_mcc)
+        p, milliseconds, _ = _served(course_out_of_fold(own, way), own, weight, choose)
+        return p, weighted_mcc(data.y, p > 0.5, weight), float(np.average(milliseconds, weights=weight))
+
+    p, mcc, ms = served(default)
+    checks = []
+    for tier in profile.tiers:
+        rest = tuple(other for other in profile.tiers if other is not tier)
+        q, mcc_without, ms_without = served(default.model_copy(update={"tiers": rest, "second_questions": ()}))
+        gain, low, high = paired_gain(data.y, p, q, weight, data.groups, n)
+        saves = ms - ms_without < -0.1 * ms_without
+        earns = low > 0.0 or (saves and high >= -max_lost_mcc)
+        checks.append(TierCheck(tier.name, mcc, mcc_without, gain, low, high, ms - ms_without, earns))
+    return checks

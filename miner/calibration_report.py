@@ -5,6 +5,7 @@ does, and what each exit band would cost and give.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import compress
 
 import numpy as np
 
@@ -87,8 +88,8 @@ def _routing(fitted: Fitted) -> str:
     drawn = np.sort(np.random.default_rng(0).permutation(len(fitted.labels))[:MOST_POINTS])
     names = [tier.name for tier in fitted.profile.tiers]
     first, last = fitted.first_tier.p[drawn], fitted.after.p[drawn]
-    rows = zip(first, last, fitted.labels[drawn], fitted.after.tiers[drawn], strict=True)
-    points = [Routed(float(p), float(q), int(label), tuple(names[:asked])) for p, q, label, asked in rows]
+    rows = zip(first, last, fitted.labels[drawn], fitted.after.asked[drawn], strict=True)
+    points = [Routed(float(p), float(q), int(label), tuple(compress(names, asked))) for p, q, label, asked in rows]
     return escalation(points, fitted.fit.band)
 
 

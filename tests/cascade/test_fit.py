@@ -49,7 +49,7 @@ def test_calibration_gets_better_and_the_band_keeps_its_promise() -> None:
     assert after["ece"]["value"] < 0.03 < before["ece"]["value"]
     assert after["mcc"]["value"] >= every_tier["mcc"]["value"] - 0.03
     assert after["mean_ms"] < every_tier["mean_ms"]
-    assert after["escalated"] == pytest.approx(np.average(f.after.tiers > 1, weights=f.weight))
+    assert after["escalated"] == pytest.approx(np.average(f.after.asked[:, 1], weights=f.weight))
     gain, low, high = f.gain
     assert gain == pytest.approx(after["mcc"]["value"] - before["mcc"]["value"])
     assert low <= gain <= high
@@ -198,6 +198,33 @@ def test_pictures_that_concern_no_member_of_a_tier_cost_nothing_there() -> None:
     records = [record({"a": 1.0, "stranger": 3.0}, i % 2, size=(224, 224) if i < 20 else (640, 480)) for i in range(40)]
     data = Data.of(records, profile)
     assert data.milliseconds[:, 1].tolist() == [0.0] * 20 + [300.0] * 20
+    _, _, asked = course(data, profile).outcome((0.0, 1.0))
+    assert asked.tolist() == [[True, False]] * 20 + [[True, True]] * 20
+
+
+def test_a_member_that_only_one_camera_concerns_gets_no_fit_of_its_own() -> None:
+    """Out of fold, nobody could say what it is worth."""
+    wide = [r for r in study_records(300, seed=10) if r.group < "camera 13"]
+    records = [
+        record({o.model: o.logit for o in r.verdict.opinions}, r.label, group="wide", sha256=r.sha256) for r in wide
+    ]
+    records += study_records(300, seed=11, missing=1.0)
+    fit = learn(Data.of(records, PROFILE), PROFILE)
+    assert set(fit.members) == {"a"}
+    assert set(fit.subsets) == {"a"}
+
+
+def test_road_work_of_one_camera_only_is_judged_by_picture() -> None:
+    records = [
+        record(
+            {o.model: o.logit for o in r.verdict.opinions},
+            r.label,
+            group="site" if r.label else r.group,
+            sha256=r.sha256,
+        )
+        for r in study_records(300, seed=12)
+    ]
+    assert fit_profile(records, PROFILE).after.worth["auc"]["value"] > 0.9
 
 
 def test_a_course_stops_at_the_first_tier_that_is_sure() -> None:
@@ -206,6 +233,8 @@ def test_a_course_stops_at_the_first_tier_that_is_sure() -> None:
         low=np.array([[0.85, 0.9], [0.4, 0.05]]),
         high=np.array([[0.95, 0.99], [0.6, 0.2]]),
         spent=np.array([[20.0, 320.0], [20.0, 320.0]]),
+        concerned=np.ones((2, 2), dtype=bool),
     )
     p, ms, asked = c.outcome((0.2, 0.8))
-    assert (p.tolist(), ms.tolist(), asked.tolist()) == ([0.9, 0.1], [20.0, 320.0], [1, 2])
+    assert (p.tolist(), ms.tolist()) == ([0.9, 0.1], [20.0, 320.0])
+    assert asked.tolist() == [[True, False], [True, True]]
