@@ -40,8 +40,9 @@ class Limits:
     body_seconds: for the whole body, which has `body_grace` seconds before it must keep up with `body_rate`.
     idle_seconds: between two requests of a connection; longer than a dendrite's own 15 s, so that it closes first and
     never sends into a closing connection. request_seconds: from the end of the head to the end of the answer.
-    connections: open at once; one that is idle, or whose caller is not admitted, makes room for a new one. in_flight,
-    waiting: requests at work, and waiting for work. reserve: seconds of the caller's time that waiting may not use.
+    connections: open at once; one that is idle, or whose caller is not admitted, makes room for a new one. pipelined:
+    requests that one connection may have sent behind the one at work. in_flight, waiting: requests at work, and waiting
+    for work. reserve: seconds of the caller's time that waiting may not use.
     patience: longest wait for a nonce that is ahead of our clock to become acceptable.
     """
 
@@ -57,14 +58,15 @@ class Limits:
     request_seconds: float = 30.0
     linger: float = 0.5
     connections: int = 512
+    pipelined: int = 8
     in_flight: int = 32
     waiting: int = 256
     reserve: float = 3.0
     patience: float = 2.0
 
 
-class _HeadTooLarge(Exception):
-    """Raised inside the parser's callback; the parser turns it into a failed request."""
+class _TooMuch(Exception):
+    """Raised inside the parser's callback; the parser turns it into a failed request, and reads no further."""
 
 
 async def _respond(
@@ -156,7 +158,9 @@ class _Connection(HttpToolsProtocol):
         if self._head > self.limits.head or not self.idle:  # with what came beside it in the same piece
             self._too_large = len(self.url) + sum(map(len, chain.from_iterable(self.headers))) > self.limits.head
             if self._too_large:
-                raise _HeadTooLarge
+                raise _TooMuch
+        if len(self.pipeline) >= self.limits.pipelined:
+            raise _TooMuch
         self._in_head = False
         self.due = self.loop.time() + self.limits.request_seconds
         super().on_headers_complete()

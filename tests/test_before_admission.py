@@ -192,6 +192,15 @@ async def test_an_endless_head_behind_a_request_at_work_is_not_read_on(caplog: p
         writer.close()
 
 
+async def test_a_connection_holds_a_few_requests_and_then_is_read_no_further(caplog: pytest.LogCaptureFixture) -> None:
+    """One piece has room for 14,000 short ones. 40 such pieces once cost 700 MB and kept everybody else waiting."""
+    async with quiet(caplog) as edge:
+        found = await everything(edge, request().bytes() + b"GET / HTTP/1.1\r\n\r\n" * 10_000)
+        assert [response.status for response in found] == [200] + [404] * PATIENT.pipelined
+        assert [response.headers.get("connection") for response in found] == [None] * PATIENT.pipelined + ["close"]
+    assert edge.outcomes == ["answered"] + ["unknown-path"] * PATIENT.pipelined
+
+
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_a_head_too_large_behind_a_request_is_not_answered(pieces: int, caplog: pytest.LogCaptureFixture) -> None:
     large = request(**{"x-long": "x" * PATIENT.head}).bytes()
