@@ -42,7 +42,7 @@ from miner.gate import (
     WrongMethod,
 )
 from miner.priority import Lanes
-from miner.server import ADMITTED, BODY_ARRIVED, WHOLE_RESPONSE, Limits, Server
+from miner.server import ADMITTED, BODY_ARRIVED, BROKEN, WHOLE_RESPONSE, Limits, Server
 from miner.unproven import Unproven
 
 __all__ = ["Answer", "Axon", "Limits", "Server", "verify_signature"]
@@ -191,7 +191,7 @@ class Axon:
             if not await _send(scope, send, 200, fields, reply):
                 outcome = "gone"
         except _Gone:
-            outcome = "disconnected"
+            outcome = "not-http" if scope.get("extensions", {}).get(BROKEN, lambda: False)() else "disconnected"
         except (Exception, asyncio.CancelledError) as error:
             refusal = _refusal(error)
             outcome = refusal.reason

@@ -23,8 +23,9 @@ from uvicorn.server import ServerState
 
 log = logging.getLogger(__name__)
 # ASGI extensions, all callables: whether the whole body is here; send (status, headers, body) in one piece, and tell
-# whether there still was a client to send it to; be told that the client may ask, so that it keeps its connection.
-BODY_ARRIVED, WHOLE_RESPONSE, ADMITTED = "body_arrived", "whole_response", "admitted"
+# whether there still was a client to send it to; be told that the client may ask, so that it keeps its connection;
+# whether the connection was closed because what came was no HTTP.
+BODY_ARRIVED, WHOLE_RESPONSE, ADMITTED, BROKEN = "body_arrived", "whole_response", "admitted", "broken"
 http_log = logging.getLogger(f"{__name__}.http")
 
 
@@ -32,22 +33,24 @@ http_log = logging.getLogger(f"{__name__}.http")
 class Limits:
     """What strangers may cost. Sizes in bytes, times in seconds, rates in bytes per second.
 
-    head, body: greatest sizes. unproven: of all bodies together that are read before their signature can be checked
-    (`btauth/1`); beyond, the largest gives way. drop: largest refused body that is read to its end, to keep the
-    connection; of a larger one `linger` seconds are read and dropped, so that the refusal reaches its sender, and the
-    connection is closed.
+    head, body: greatest sizes. headers, chunks: greatest numbers in a head and a body, since each costs a call.
+    unproven: of all bodies together that are read before their signature can be checked (`btauth/1`); beyond, the
+    largest gives way. drop: largest refused body that is read to its end, to keep the connection; of a larger one
+    `linger` seconds are read and dropped, so that the refusal reaches its sender, and the connection is closed.
     head_seconds: from connecting, or from a request's first byte, to the end of its head.
     body_seconds: for the whole body, which has `body_grace` seconds before it must keep up with `body_rate`.
     idle_seconds: between two requests of a connection; longer than a dendrite's own 15 s, so that it closes first and
     never sends into a closing connection. request_seconds: from the end of the head to the end of the answer.
-    connections: open at once; one that is idle, or whose caller is not admitted, makes room for a new one. pipelined:
-    requests that one connection may have sent behind the one at work. in_flight, waiting: requests at work, and waiting
-    for work. reserve: seconds of the caller's time that waiting may not use.
+    connections: open at once; beyond, one whose caller is not admitted makes room for a new one. pipelined: requests
+    that may wait behind the one at work on their connection. in_flight, waiting: requests at work, and waiting for
+    work. reserve: seconds of the caller's time that waiting may not use.
     patience: longest wait for a nonce that is ahead of our clock to become acceptable.
     """
 
     head: int = 16 * 2**10
+    headers: int = 100
     body: int = 16 * 2**20
+    chunks: int = 1024
     unproven: int = 24 * 2**20
     drop: int = 64 * 2**10
     head_seconds: float = 6.0
@@ -119,8 +122,10 @@ class _Connection(HttpToolsProtocol):
         self._refused = refused
         self._head = 0  # bytes since the head began
         self._in_head = True
+        self._most_headers = self._chunks = 0
         self._too_large = False
         self._admitted = False  # whether the caller of the request at work is
+        self._known = False  # whether any caller was
         self._broken = False  # what follows what is not HTTP is not looked at
 
     @property
@@ -151,8 +156,19 @@ class _Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._most_headers = self.limits.headers
         if not self.idle:  # a client that does not wait for its answer: the next head is held to the same size
             self._in_head, self._head = True, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """uvicorn's, with an end, and without trailers: they would join the head, which is judged already."""
+        if len(self.headers) >= self._most_headers:
+            self._too_large = self._in_head
+            raise _TooMuch
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._head > self.limits.head or not self.idle:  # with what came beside it in the same piece
@@ -161,16 +177,26 @@ class _Connection(HttpToolsProtocol):
                 raise _TooMuch
         if len(self.pipeline) >= self.limits.pipelined:
             raise _TooMuch
-        self._in_head = False
+        self._in_head, self._most_headers, self._chunks = False, 0, 0
         self.due = self.loop.time() + self.limits.request_seconds
         super().on_headers_complete()
-        cycle = proxy(self.cycle)  # it holds the scope: a circle would keep each body until the next collection
+        # Both hold the scope: a circle would keep each body until the next collection.
+        cycle, connection = proxy(self.cycle), proxy(self)
         extensions: Any = {
             BODY_ARRIVED: lambda: not cycle.more_body,
             WHOLE_RESPONSE: partial(_respond, cycle),
-            ADMITTED: partial(setattr, proxy(self), "_admitted", True),
+            ADMITTED: partial(_Connection._let_in, connection),
+            BROKEN: lambda: connection._broken,
         }
         self.scope["extensions"] = extensions
+
+    def _let_in(self) -> None:
+        self._admitted = self._known = True
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > self.limits.chunks:
+            raise _TooMuch
 
     def on_response_complete(self) -> None:
         """uvicorn's, without its timer for idle connections: `due` is looked at once a second for all of them."""
@@ -197,12 +223,16 @@ class _Connection(HttpToolsProtocol):
         if not self.idle and cycle.response_started:  # it was refused already, and its body is being dropped
             self.transport.close()
             return
-        reason, status, text = "not-http", b"400 Bad Request", "not an HTTP/1.1 request"
+        reason, status, text = (
+            "not-http",
+            b"400 Bad Request",
+            f"expected an HTTP/1.1 request, without trailers and in at most {self.limits.chunks} chunks",
+        )
         if self._too_large:
             reason, status, text = (
                 "head-too-large",
                 b"431 Request Header Fields Too Large",
-                f"expected a head of at most {self.limits.head} bytes",
+                f"expected a head of at most {self.limits.head} bytes and {self.limits.headers} headers",
             )
         if self.idle:  # else the application has the request, and counts it
             self._refused(reason)
@@ -212,13 +242,14 @@ class _Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _make_room(self) -> None:
-        """At the cap the oldest goes that never asked, or else is idle, or else is not admitted; or else this one."""
+        """At the cap the oldest goes whose caller was never admitted, idle ones first; or else is not now; or this."""
         if len(self._peers) < self.limits.connections:
             return
-        silent = (peer for peer in self._peers if peer.cycle is None)
+        idle_strangers = (peer for peer in self._peers if peer.idle and not peer._known)
+        strangers = (peer for peer in self._peers if not peer._known)
         idle = (peer for peer in self._peers if peer.idle)
-        strangers = (peer for peer in self._peers if not peer._admitted)
-        gone = next(silent, None) or next(idle, None) or next(strangers, self)
+        unproven = (peer for peer in self._peers if not peer._admitted)
+        gone = next(idle_strangers, None) or next(strangers, None) or next(idle, None) or next(unproven, self)
         gone.transport.abort()
         self._peers.pop(gone, None)
 

@@ -127,7 +127,7 @@ async def test_a_malformed_head_gets_400_and_goes_no_further(head: bytes, caplog
     async with quiet(caplog) as edge:
         (response,) = await everything(edge, head)
         assert (response.status, response.headers["connection"]) == (400, "close")
-        assert response.json == {"message": "not an HTTP/1.1 request"}
+        assert response.json["message"].startswith("expected an HTTP/1.1 request")
     assert set(edge.outcomes) <= {"not-registered"}, "a head may be sound but for what it says of the body"
     assert edge.outcomes + edge.refused in (["not-registered"], ["not-http"]), "it is counted once"
 
@@ -192,6 +192,17 @@ async def test_an_endless_head_behind_a_request_at_work_is_not_read_on(caplog: p
         writer.close()
 
 
+@pytest.mark.parametrize("behind", [False, True], ids=["alone", "behind a request"])
+async def test_a_head_of_too_many_headers_is_not_read_on(behind: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """One piece has room for 65,000 of them, each of which costs a call."""
+    async with quiet(caplog) as edge:
+        assert (await edge.ask(POST + b"a: b\r\n" * PATIENT.headers + b"\r\n")).status == 403
+        first = request().bytes() if behind else b""
+        found = await everything(edge, first + POST + b"a: b\r\n" * (PATIENT.headers + 2))
+        assert [response.status for response in found] == ([200] if behind else [431])
+    assert edge.refused == ([] if behind else ["head-too-large"])
+
+
 async def test_a_connection_holds_a_few_requests_and_then_is_read_no_further(caplog: pytest.LogCaptureFixture) -> None:
     """One piece has room for 14,000 short ones. 40 such pieces once cost 700 MB and kept everybody else waiting."""
     async with quiet(caplog) as edge:
@@ -241,8 +252,28 @@ async def test_a_broken_chunk_gets_one_answer(pause: bool, caplog: pytest.LogCap
                 assert await reader.read() == b""
             writer.close()
             await until(lambda: not edge.at_work)
-        assert edge.outcomes == ["disconnected", "not-registered"]
+        assert edge.outcomes == ["not-http", "not-registered"]
         assert edge.refused == [], "they are counted already"
+
+
+@pytest.mark.parametrize("key", [VALIDATOR, STRANGER], ids=["validator", "stranger"])
+async def test_a_body_in_too_many_chunks_is_not_read_to_its_end(key: Keypair, caplog: pytest.LogCaptureFixture) -> None:
+    """One piece has room for 43,000 of them, each of which costs a few calls."""
+    async with quiet(caplog) as edge:
+        most = chunked(request()) + b"1\r\nx\r\n" * (PATIENT.chunks - 1) + b"0\r\n\r\n"
+        assert (await edge.ask(most)).status == 200
+        (response,) = await everything(edge, chunked(request(key)) + b"1\r\nx\r\n" * (PATIENT.chunks + 1))
+        assert (response.status, "chunks" in response.json["message"]) == (400, True)
+    assert edge.outcomes == ["answered", "not-http" if key is VALIDATOR else "not-registered"]
+
+
+async def test_trailers_are_not_read(caplog: pytest.LogCaptureFixture) -> None:
+    """They would stand among the headers, unjudged, and have no end."""
+    async with quiet(caplog) as edge:
+        for trailer in (b"content-length: many\r\n", b"a: b\r\n" * 10_000):
+            (response,) = await everything(edge, chunked(request()) + b"0\r\n" + trailer + b"\r\n")
+            assert (response.status, "trailers" in response.json["message"]) == (400, True)
+    assert edge.outcomes == ["not-http"] * 2
 
 
 @pytest.mark.parametrize("how", ["closed", "reset"])
@@ -383,6 +414,34 @@ async def test_a_refused_body_is_let_go_while_its_sender_is_still_listened_to(ca
         finally:
             tracemalloc.stop()
         writer.close()
+
+
+async def test_at_the_cap_a_connection_that_was_admitted_once_is_kept_before_those_that_never_were(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A validator keeps its connection between two challenges; a flood of strangers' must not cost it that."""
+    limits = Limits(**{**ENDLESS, "connections": 3})  # type: ignore[arg-type]
+    async with quiet(caplog, limits=limits) as edge:
+        opened = []
+        for sent, status in ((request(), 200), (request(STRANGER), 403)):
+            reader, writer = await edge.connect()
+            writer.write(sent.bytes())
+            assert (await read_response(reader)).status == status
+            opened.append((reader, writer))
+        for gone in (None, 1, 2):  # the idle stranger, then the oldest that has a request at work
+            opened.append(await edge.connect())
+            opened[-1][1].write(release_11(b"{}").bytes()[:-1])  # never proven
+            await until(lambda: edge.at_work == min(len(opened) - 2, 2))
+            if gone:
+                async with asyncio.timeout(60.0):
+                    assert await opened[gone][0].read() == b""
+        reader, writer = opened[0]
+        writer.write(request().bytes())
+        async with asyncio.timeout(60.0):
+            assert (await read_response(reader)).status == 200
+        for _, writer in opened:
+            writer.close()
+    assert edge.outcomes == ["answered", "not-registered", "disconnected", "answered", "disconnected", "disconnected"]
 
 
 async def test_requests_held_unproven_do_not_fill_the_table_of_connections(caplog: pytest.LogCaptureFixture) -> None:
