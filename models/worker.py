@@ -102,6 +102,7 @@ class Worker:
         self._owners: dict[str, object] = {}
         self._devices: dict[str, str] = {}  # what was asked to be loaded, and is loaded again after a death
         self._ready: set[str] = set()
+        self._failing: set[str] = set()  # models whose last call raised
         self._child: _Child | None = None
         self._arena: Arena | None = None
         self._deaths = 0
@@ -128,7 +129,8 @@ class Worker:
             self._factories |= factories
 
     def load(self, key: str, device: str, owner: object = None) -> Loaded:
-        """Start the process if there is none, and load a model there; one that is coming back is waited for.
+        """Start the process if there is none, and load a model there; one that is coming back is waited for, and one
+        that is there stays, unless its last call failed.
 
         owner: who may release it; the last one to load. Raises ModelError.
         """
@@ -139,22 +141,27 @@ class Worker:
             if self._child is None:
                 self._start()
             child = self._require()
-        loaded: Loaded = self._call(child, "load", key, (self._factories[key], device), self._policy.loading)
-        self._is_ready(child, key, device)
+            self._ready.discard(key)
+            self._devices[key] = device  # wanted from now on: the process must not end with another model meanwhile
+        try:
+            loaded: Loaded = self._call(child, "load", key, (self._factories[key], device), self._policy.loading)
+        except ModelError:
+            self._is_lost(key)
+            raise
+        self._is_ready(child, key)
         return loaded
 
     def _comes_back(self, key: str, device: str) -> bool:
         """Whether the model is there already, or is there after waiting for the process's replacement."""
         with self._changed:
-            wanted = self._changed.wait_for(
+            self._changed.wait_for(
                 lambda: self._devices.get(key) != device or (key in self._ready and self.alive), self._policy.loading
             )
-            return wanted and key in self._ready
+            return self._devices.get(key) == device and key in self._ready - self._failing
 
-    def _is_ready(self, child: _Child, key: str, device: str) -> None:
+    def _is_ready(self, child: _Child, key: str) -> None:
         with self._changed:
-            if child is self._child:
-                self._devices[key] = device
+            if child is self._child and key in self._devices:
                 self._ready.add(key)
             self._changed.notify_all()
 
@@ -190,11 +197,12 @@ class Worker:
                 return
             known = self._devices.pop(key, None) is not None
             self._ready.discard(key)
-            child, last = self._child, not self._devices
             self._changed.notify_all()
-        if last:
-            self.stop()
-        elif known and child and child.alive:
+            if not self._devices:
+                self.stop()  # under the lock: who loads next must not be given a process that is about to end
+                return
+            child = self._child
+        if known and child and child.alive:
             with suppress(ModelError):
                 self._call(child, "close", key, None, self._policy.hang)
 
@@ -222,12 +230,17 @@ class Worker:
     def _call(self, child: _Child, verb: str, key: str, payload: Any, limit: float) -> Any:
         future = child.send(verb, key, payload)
         try:
-            return future.result(limit)
+            answer = future.result(limit)
         except FutureTimeout:
             child.kill(f"{key} hung in {verb} for {limit:g} s")
             raise ModelTimeout(
                 f"{key}: no answer to {verb} within {limit:g} s; worker {self.name!r} was killed"
             ) from None
+        except ModelError:
+            self._failing.add(key)
+            raise
+        self._failing.discard(key)
+        return answer
 
     def _on_death(self, child: _Child, reason: str) -> None:
         """Called by the child's reader thread, once, when the process is gone."""
@@ -247,11 +260,17 @@ class Worker:
         with self._lock:
             if self._child is not dead:
                 return  # stopped in the meantime
-            self._start()
+            try:
+                self._start()
+            except OSError as error:  # no memory or no number for a process at the moment
+                self._on_death(dead, f"no process can be started ({error})")
+                return
             self.restarts += 1
             child, wanted = self._child, dict(self._devices)
         assert child is not None
         for key, device in wanted.items():
+            if self._devices.get(key) != device:
+                continue  # closed in the meantime
             try:
                 self._call(child, "load", key, (self._factories[key], device), self._policy.loading)
                 self._call(child, "warm_up", key, None, self._policy.loading)
@@ -261,7 +280,7 @@ class Worker:
                 if not child.alive:
                     return  # that death is being answered
             else:
-                self._is_ready(child, key, device)
+                self._is_ready(child, key)
         log.info("worker %s: back as process %s", self.name, child.process.pid)
 
 
@@ -412,7 +431,7 @@ class _Child:
         self.process.join(5)
         if self.process.is_alive():
             self._kill_all()
-            self.process.join()
+            self.process.join(5)  # what not even that ends hangs in the kernel: the reader waits for it, nobody else
 
     def _kill_all(self) -> None:
         """The process and all that it started: they are one process group, as soon as it has begun to run."""

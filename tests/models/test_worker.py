@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,51 @@ class Lost(Mean):
         raise Unrecoverable("the engine is dead")
 
 
+class Brittle(Mean):
+    """Answers no more once it was shown black, until it is loaded anew."""
+
+    def load(self, device: str) -> None:
+        self.broken = False
+        super().load(device)
+
+    def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
+        self.broken = self.broken or not any(frame.pixels.any() for frame in frames)
+        if self.broken:
+            raise RuntimeError("it broke")
+        return [Opinion(self.spec.key, 1.0, 0.0, {"device": self.device}) for _ in frames]
+
+
+class Waiting(Mean):
+    """Loads once there is a file `go` in its directory, which is the test's; says that it waits by a file `waits`."""
+
+    def load(self, device: str) -> None:
+        Path("waits").touch()
+        while not Path("go").exists():
+            time.sleep(0.002)
+
+
+class Doomed(Waiting):
+    """Cannot be loaded, which shows after a while."""
+
+    def load(self, device: str) -> None:
+        super().load(device)
+        raise ModelCrashed("cannot be loaded")
+
+
 def parent() -> Parent:
     return Parent("parent")
+
+
+def brittle() -> Brittle:
+    return Brittle("brittle")
+
+
+def waiting() -> Waiting:
+    return Waiting("waiting")
+
+
+def doomed() -> Doomed:
+    return Doomed("doomed")
 
 
 def lost() -> Lost:
@@ -129,6 +173,9 @@ FACTORIES = {
     "parent": parent,
     "lost": lost,
     "looking": looking,
+    "brittle": brittle,
+    "waiting": waiting,
+    "doomed": doomed,
 }
 
 
@@ -304,6 +351,85 @@ def test_who_takes_over_a_model_waits_for_it_and_the_one_before_cannot_close_it(
     assert worker.restarts == 1
     after.close()
     assert not worker.alive
+
+
+def until_exists(path: Path) -> None:
+    give_up = time.monotonic() + 60.0
+    while not path.exists():
+        assert time.monotonic() < give_up, f"no {path}"
+        time.sleep(0.002)
+
+
+def test_a_model_that_cannot_be_loaded_costs_none_that_is_loaded_beside_it(worker: Worker) -> None:
+    failing = Remote(doomed().spec, worker)
+
+    def load_and_close() -> None:
+        """As the cascade does with what could not be loaded."""
+        with pytest.raises(ModelCrashed, match="cannot be loaded"):
+            failing.load("cpu")
+        failing.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        failed = pool.submit(load_and_close)
+        until_exists(Path("waits"))
+        other = pool.submit(remote, worker, "mean")
+        while worker._child is None or len(worker._child._waiting) < 2:  # it waits for its turn
+            time.sleep(0.002)
+        Path("go").touch()
+        failed.result(60)
+        assert len(other.result(60).assess([frame(0)])) == 1
+
+
+def test_a_model_that_fails_is_loaded_anew_in_the_same_process(worker: Worker) -> None:
+    before = remote(worker, "brittle")
+    pid = worker.pid
+    with pytest.raises(ModelCrashed, match="it broke"):
+        before.assess([Frame.of(np.zeros((8, 8, 3), np.uint8))])
+    with pytest.raises(ModelCrashed, match="it broke"):
+        before.assess([frame(0)])
+    after = remote(worker, "brittle")
+    before.close()
+    assert after.assess([frame(0)])[0].logit == 1.0
+    assert worker.pid == pid
+
+
+def test_a_model_that_answers_is_not_loaded_again_unless_it_shall_go_to_another_device(worker: Worker) -> None:
+    model = remote(worker, "brittle")
+    assert worker.load("brittle", "cpu", model).seconds == 0
+    assert model.assess([frame(0)])[0].evidence["device"] == "cpu"
+    model.load("meta")
+    assert model.assess([frame(0)])[0].evidence["device"] == "meta"
+
+
+def test_a_model_that_is_closed_while_the_process_is_replaced_does_not_come_back(worker: Worker) -> None:
+    Path("go").touch()
+    waits, closed = remote(worker, "waiting"), remote(worker, "mean")
+    Path("go").unlink()
+    Path("waits").unlink()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    until_exists(Path("waits"))  # the other comes after it
+    closed.close()
+    Path("go").touch()
+    until_back(waits)
+    waits.close()
+    assert not worker.alive, "the process was kept for a model that nobody has"
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = remote(worker, "mean")
+    start, failures = worker._start, [OSError("Resource temporarily unavailable")] * 3
+
+    def hardly() -> None:
+        if failures:
+            raise failures.pop()
+        start()
+
+    monkeypatch.setattr(worker, "_start", hardly)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    until_back(model)
+    assert not failures
 
 
 def test_full_memory_is_typed_and_costs_no_process(worker: Worker) -> None:
