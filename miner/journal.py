@@ -254,7 +254,7 @@ class Journal:
             # A change that nobody waits for any more is left out; from here on it cannot be cancelled.
             batch = [one for one in taken if isinstance(one, _Request) or one.done.set_running_or_notify_cancel()]
             problem = self._attempt(batch)
-            if problem and self._make_room():
+            if getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL and self._make_room():
                 problem = self._attempt(batch)
             requests = sum(isinstance(item, _Request) for item in batch)
             self._counts["lost" if problem else "written"] += requests
@@ -405,29 +405,39 @@ class Journal:
             self._connection.execute("DELETE FROM kept WHERE picture = ?", (_picture_of(self._connection, sha256),))
 
     def _give_up_pictures(self, size: float) -> None:
-        """Delete kept pictures of at least `size` bytes: ordinary ones first, then the oldest, labelled ones last."""
+        """Delete kept pictures of at least `size` bytes: ordinary ones first, then the oldest, labelled ones last.
+
+        OSError, at the end, when one could not be deleted.
+        """
         rows = self._connection.execute(
             "SELECT k.picture, k.bytes, hex(p.sha256) FROM kept k JOIN pictures p ON p.id = k.picture"
             " ORDER BY k.rank, k.picture LIMIT 1000"
         )
         gone: list[int] = []
+        stuck: OSError | None = None
         for picture, held, sha256 in rows:
             if size <= 0:
                 break
-            picture_path(self.directory, sha256.lower()).unlink(missing_ok=True)
+            try:
+                picture_path(self.directory, sha256.lower()).unlink(missing_ok=True)
+            except OSError as error:
+                stuck = error
+                continue
             size -= held
             self._kept_bytes -= held
             gone.append(picture)
         rows.close()
         self._connection.executemany("DELETE FROM kept WHERE picture = ?", [(picture,) for picture in gone])
+        if stuck:
+            raise stuck
 
     def _make_room(self) -> bool:
-        """After a refused write: kept pictures are worth less than the record of requests. False: nothing to give."""
+        """On a full disk kept pictures are worth less than the record of requests. False: nothing to give."""
         before = self._kept_bytes
         try:
             self._give_up_pictures(ROOM)
-        except sqlite3.Error as error:
-            log.debug("the rows of deleted pictures stay for now: %s", error)
+        except (OSError, sqlite3.Error) as error:
+            log.debug("kept pictures, or the rows of deleted ones, stay for now: %s", error)
         return self._kept_bytes < before
 
     def _name(self, name: str) -> int:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -404,6 +405,39 @@ def test_a_full_disk_gives_up_kept_pictures_for_the_record(tmp_path: Path) -> No
     assert not list((tmp_path / "pictures").rglob("*.jpg"))
 
 
+def test_only_a_full_disk_costs_kept_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who holds the journal for long (a backup, a shell) once made it delete every picture in it."""
+
+    def impatient(path: Path) -> sqlite3.Connection:
+        db = connect(path)
+        db.execute("PRAGMA busy_timeout = 0")
+        return db
+
+    locked = journal(tmp_path, connect=impatient, keep=Keep(share=1.0))
+    locked(answered(1))
+    locked.flush()
+    with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        locked(answered(2))
+        wait_for(lambda: locked.counts.lost == 1)
+    assert "database is locked" in caplog.text
+    assert picture_path(tmp_path, sha(1)).is_file()
+    locked.close()
+
+
+def test_a_picture_that_cannot_be_deleted_does_not_end_the_writing(tmp_path: Path) -> None:
+    full = journal(tmp_path, connect=small_disk, keep=Keep(share=1.0))
+    full(answered(1))
+    full.flush()
+    stuck = picture_path(tmp_path, sha(1))
+    stuck.unlink()
+    (stuck / "in the way").mkdir(parents=True)  # stands for a folder that became read-only
+    told = [full.label(sha(1), 1, "human", "w" * 4000) for _ in range(100)]
+    wait_for(lambda: all(label.done() for label in told))
+    assert any(isinstance(label.exception(), sqlite3.OperationalError) for label in told)
+    full.close()
+
+
 class Refusing:
     """A connection that can no longer forget pictures: there was room for the commit, and none for what comes after."""
 
@@ -426,9 +460,8 @@ def test_what_fails_after_the_commit_writes_nothing_twice_and_ends_nothing(
     full(answered(1))
     full.label(sha(1), 1, "human").result(60)
     full(answered(2))
-    full.flush()
-    assert (full.counts.written, full.counts.lost) == (2, 0)
     full.close()
+    assert (full.counts.written, full.counts.lost) == (2, 0)
     assert columns(tmp_path / "journal.db", "SELECT picture, count(*) FROM requests GROUP BY 1") == [(1, 1), (2, 1)]
     assert "disk is full" in caplog.text
 
