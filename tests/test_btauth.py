@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -67,6 +68,12 @@ def test_the_window_is_the_protocols_own(ago: float, accepted: bool) -> None:
     else:
         with pytest.raises((gate.NonceTooOld, gate.NonceAhead)):
             admit(CASES["picture"], ago)
+
+
+def test_the_time_out_is_read_as_a_dendrites() -> None:
+    headers = CASES["picture"]["headers"]
+    assert btauth.read_claim({**headers, "timeout": "3.5"}).timeout == 3.5
+    assert math.isnan(btauth.read_claim(headers).timeout)
 
 
 SPOILED: dict[str, tuple[dict[str, str | None], type[Refusal]]] = {

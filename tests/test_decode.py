@@ -80,7 +80,6 @@ def test_an_orientation_that_is_none_turns_nothing(orientation: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's remark on it
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's remark on it
 def test_a_broken_exif_block_turns_nothing() -> None:
     data = pictures.with_orientation(noise(), 6)
     at = data.index(b"Exif\x00\x00") + 6

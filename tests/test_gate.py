@@ -196,6 +196,12 @@ def test_a_huge_unsigned_timeout_does_not_widen_the_window(claimed: str) -> None
         admit(headers(seconds_ago=14.0, timeout=claimed))
 
 
+def test_a_caller_that_waits_less_has_a_shorter_window() -> None:
+    assert admit(headers(seconds_ago=4.9, timeout="1")).uid == 1
+    with pytest.raises(gate.NonceTooOld):
+        admit(headers(seconds_ago=5.1, timeout="1"))
+
+
 @pytest.mark.parametrize(
     ("claimed", "believed"),
     [
@@ -296,11 +302,28 @@ def test_validators_have_a_far_larger_budget_than_others() -> None:
     assert rules.validator_rate.per_second >= 100 * rules.other_rate.per_second
 
 
-def test_the_budgets_of_ten_thousand_strangers_are_forgotten_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = make(Rules(allow_non_registered=True))
-    one._buckets = {str(number): (0.0, NOW) for number in range(10_001)}
-    admit(headers(STRANGER), one)
-    assert len(one._buckets) == 1
+def test_in_the_test_mode_a_stranger_has_the_validators_budget() -> None:
+    rates = {"validator_rate": Rate(per_second=0.0, burst=2.0), "other_rate": Rate(per_second=0.0, burst=1.0)}
+    one = make(Rules(allow_non_registered=True, **rates))
+    for ago in (0.0, 0.1):
+        admit(headers(STRANGER, seconds_ago=ago), one)
+    with pytest.raises(gate.TooManyRequests):
+        admit(headers(STRANGER, seconds_ago=0.2), one)
+
+
+def test_the_budgets_of_ten_thousand_strangers_are_forgotten_together() -> None:
+    rules = Rules(allow_non_registered=True, validator_rate=Rate(per_second=0.0, burst=1.0))
+    one = Gate(MINER.ss58_address, lambda: SNAPSHOT, lambda *_: True, Replay(), rules, Clock())
+
+    def ask(hotkey: str, message: str) -> None:
+        one.admit(Claim(hotkey, MINER.ss58_address, NOW, message.encode(), "00" * 64, 9.0))
+
+    for number in range(10_001):
+        ask(str(number), f"the first of {number}")
+    with pytest.raises(gate.TooManyRequests):
+        ask("0", "the second of 0")
+    ask("one more", "the first of one more")
+    ask("0", "the third of 0")
 
 
 def test_priority_puts_permits_before_stake() -> None:
@@ -334,8 +357,7 @@ def test_whatever_the_headers_hold_the_gate_admits_or_refuses_and_nothing_else(s
 
 @given(st.floats() | st.just(math.nan))
 def test_any_float_of_a_timeout_becomes_one_within_bounds(timeout: float) -> None:
-    claim = Claim(VALIDATOR.ss58_address, MINER.ss58_address, NOW, b"", "00", timeout)
-    assert 1.0 <= make()._clamp(claim.timeout) <= 12.0
+    assert 1.0 <= admit(headers(timeout=str(timeout))).timeout <= 12.0
 
 
 @settings(max_examples=300, deadline=None)

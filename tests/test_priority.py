@@ -22,6 +22,10 @@ async def test_a_free_lane_is_taken_at_once() -> None:
     assert await lanes.enter((True, 1.0), FOREVER)
     assert await lanes.enter((True, 1.0), FOREVER)
     assert not await lanes.enter((True, 1.0), FOREVER)
+    assert (lanes.taken, len(lanes)) == (2, 0)
+    lanes.leave()
+    assert lanes.taken == 1
+    assert await lanes.enter((True, 1.0), FOREVER)
 
 
 async def test_waiters_are_served_by_permit_then_stake_then_arrival() -> None:

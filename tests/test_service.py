@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from cascade.deadline import Deadline
 from cascade.verdict import Source, Stop, Verdict
+from miner.decode import decode
 from miner.service import LONGEST, SHORTEST, Answered, Decide, Decode, Service, clamp_timeout
 from models.base import Frame
 
@@ -37,16 +39,15 @@ async def test_the_cascades_probability_leaves_and_is_observed() -> None:
     assert await service(seen).answer("", 9.0, "caller", 1) == 0.8
     [told] = seen
     assert (told.caller, told.label, told.probability, told.source) == ("caller", 1, 0.8, Source.CASCADE)
-    assert (told.fault, told.frame) == ("", FRAME)
+    assert (told.fault, told.frame, told.verdict) == ("", FRAME, verdict(0.8))
+    assert 0.0 <= told.seconds < 60.0
 
 
-async def test_an_unreadable_picture_gets_the_prior() -> None:
-    def unreadable(_: str) -> Frame:
-        raise ValueError("not a JPEG")
-
+async def test_an_unreadable_picture_gets_the_prior_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Answered] = []
-    assert await service(seen, decode=unreadable).answer("%%%", 9.0, "caller") == 0.4
-    assert [(told.source, told.probability, told.fault) for told in seen] == [(Source.PRIOR, 0.4, "ValueError")]
+    assert await service(seen, decode=decode).answer("%%%", 9.0, "a caller's key") == 0.4
+    assert [(told.source, told.probability, told.fault) for told in seen] == [(Source.PRIOR, 0.4, "not-base64")]
+    assert "a caller gets the prior 0.400: not-base64: expected plain base64" in caplog.text
 
 
 async def test_a_cascade_that_raises_gets_the_prior_and_names_the_fault() -> None:
@@ -56,6 +57,22 @@ async def test_a_cascade_that_raises_gets_the_prior_and_names_the_fault() -> Non
     seen: list[Answered] = []
     assert await service(seen, decide=broken).answer("", 9.0, "caller") == 0.4
     assert [(told.source, told.probability, told.fault) for told in seen] == [(Source.PRIOR, 0.4, "RuntimeError")]
+    assert (seen[0].label, seen[0].frame, seen[0].verdict) == (-1, FRAME, None), "no label, and what was known by then"
+
+
+@pytest.mark.parametrize(("allowed", "reserve", "left"), [(9.0, 0.5, 8.5), (60.0, 0.5, 11.5), (2.0, 5.0, 0.5)])
+async def test_the_cascade_has_the_callers_time_less_the_reserve_and_half_a_second_at_least(
+    allowed: float, reserve: float, left: float
+) -> None:
+    told: list[Deadline] = []
+
+    async def notes_its_deadline(frame: Frame, deadline: Deadline, caller: str) -> Verdict:
+        told.append(deadline)
+        return verdict(0.8)
+
+    before = time.monotonic()
+    await service([], decide=notes_its_deadline, reserve=reserve).answer("", allowed, "caller")
+    assert before + left <= told[0].at <= time.monotonic() + left
 
 
 async def test_an_observer_that_raises_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
@@ -104,7 +121,8 @@ def test_a_time_out_is_believed_within_bounds_only(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "meant"), [(0.0, SHORTEST), (-1.0, SHORTEST), (math.nan, SHORTEST), (1e9, LONGEST), (9.0, 9.0)]
+    ("header", "meant"),
+    [(0.0, SHORTEST), (-1.0, SHORTEST), (math.nan, SHORTEST), (math.inf, SHORTEST), (1e9, LONGEST), (9.0, 9.0)],
 )
 def test_time_outs_of_figure_12(header: float, meant: float) -> None:
     assert clamp_timeout(header) == meant

@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import numpy as np
 import pytest
 from cascade_helpers import picture, until
 
@@ -340,8 +339,3 @@ def test_a_thread_that_outlives_its_loop_ends_quietly(caplog: pytest.LogCaptureF
         workers[0]._thread.join(60.0)
     assert not workers[0].alive
     assert "the event loop is gone" in caplog.text
-
-
-def test_pictures_keep_their_number() -> None:
-    assert value(picture(8, 8, 7)) == 7.0
-    assert picture(8, 8).pixels.dtype == np.uint8

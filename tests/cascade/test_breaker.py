@@ -22,10 +22,12 @@ def test_it_opens_after_failures_in_a_row_only(breaker: Breaker) -> None:
     for _ in range(5):
         breaker.failure("bad")
         breaker.failure("bad")
+        assert breaker.closed
         breaker.success()
+    breaker.failure("worse")
+    breaker.failure("worse")
     assert breaker.closed
-    for _ in range(3):
-        breaker.failure("worse")
+    breaker.failure("worse")
     assert breaker.state is State.OPEN
     assert breaker.reason == "worse"
 
@@ -56,9 +58,18 @@ def test_the_wait_doubles_with_each_failed_trial_up_to_the_longest(breaker: Brea
     assert waits == [2.0, 4.0, 5.0, 5.0]
 
 
+def test_after_a_success_the_wait_is_the_shortest_again(breaker: Breaker, clock: Clock) -> None:
+    breaker.trip("down")
+    breaker.success()
+    breaker.trip("down again")
+    clock.now = 2.0
+    assert breaker.try_half_open()
+
+
 def test_failures_of_requests_that_were_under_way_do_not_prolong_it(breaker: Breaker, clock: Clock) -> None:
     breaker.trip("down")
     clock.now = 1.0
-    breaker.failure("late news")
+    for _ in range(3):
+        breaker.failure("late news")
     clock.now = 2.0
     assert breaker.try_half_open()

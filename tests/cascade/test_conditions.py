@@ -16,6 +16,7 @@ from cascade.data import Data
 from cascade.deadline import Deadline
 from cascade.fit import learn
 from cascade.fusion import Fit, Stack
+from cascade.profile import Member
 from cascade.replay import replay
 from cascade.trace import Record
 from models.base import Frame, Model, ModelSpec, Opinion
@@ -30,7 +31,14 @@ def opinion(model: str, evidence: dict[str, Any], logit: float = 0.0) -> Opinion
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((224, 224), "size:small"), ((512, 288), "size:middle"), ((1280, 720), "size:large")]
+    ("size", "expected"),
+    [
+        ((224, 224), "size:small"),
+        ((400, 256), "size:small"),
+        ((512, 288), "size:middle"),
+        ((640, 640), "size:large"),
+        ((1280, 720), "size:large"),
+    ],
 )
 def test_the_size_is_always_known(size: tuple[int, int], expected: str) -> None:
     assert settled(size, {}, ()) == (expected,)
@@ -122,6 +130,14 @@ def test_a_fit_applies_them_in_order_and_refuses_strange_ones() -> None:
     assert Fit.model_validate_json(fit.model_dump_json()) == fit
     with pytest.raises(ValidationError, match=r"conditions: expected some of .*light:dusk.*, got light:dark"):
         fit_with({"light:dark": Platt(slope=1.0, bias=0.0)})
+
+
+def test_a_member_of_weight_0_is_not_believed_about_the_conditions_either() -> None:
+    fit = fit_with({"light:night": Platt(slope=1.0, bias=-1.0)})
+    (dark,) = at_night([record({"a": 1.0, "b": 2.0})], 1.0, 0.0)
+    heard, muted = (profile_of(tier("all", Member(model="a", weight=weight), "b"), fit=fit) for weight in (1.0, 0.0))
+    assert replay(dark, heard).probability == pytest.approx(sigmoid(3.0 - 1.0))
+    assert replay(dark, muted).probability == pytest.approx(sigmoid(2.0))
 
 
 class Sighted:

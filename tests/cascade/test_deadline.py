@@ -13,6 +13,8 @@ def test_it_counts_down_and_never_below_zero() -> None:
     clock.now += 3.0
     assert deadline.remaining() == 5.0
     assert not deadline.passed
-    clock.now += 6.0
+    clock.now += 5.0
+    assert deadline.passed
+    clock.now += 1.0
     assert deadline.remaining() == 0.0
     assert deadline.passed

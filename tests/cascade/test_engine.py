@@ -106,6 +106,7 @@ async def test_late_opinions_are_dropped_never_awaited() -> None:
         released.set()
     assert verdict.probability == pytest.approx(sigmoid(0.5))
     assert (verdict.source, verdict.degraded) == (Source.PARTIAL, True)
+    assert verdict.tiers == ("cheap", "dear")  # it was asked, though it did not answer
     assert [(failure.model, failure.kind) for failure in verdict.failures] == [("b", "timeout")]
 
 
@@ -192,6 +193,29 @@ async def test_another_model_is_asked_where_the_doubter_shown_the_boxes_stays_wi
         verdict = await engine.decide(picture(), soon())
     assert (vlm.boxes_shown, segmenter.boxes_shown) == ([BOXES], asked)
     assert verdict.probability == pytest.approx(sigmoid(z))
+
+
+async def test_the_boxes_shown_are_those_of_the_loudest_that_points() -> None:
+    other = [{"box": [1, 1, 9, 9], "label": "barrier", "score": 0.5}]
+    profile = profile_of(tier("all", "quiet", "detector", "silent", "vlm"), second_questions=(DOUBT,))
+    quiet, silent = Fake("quiet", 1.2, boxes=other), Fake("silent", 9.0)
+    vlm = FakeExaminer("vlm", logit=-2.0, crop_logit=-2.0)
+    async with running(profile, [quiet, Fake("detector", 1.5, boxes=BOXES), silent, vlm]) as engine:
+        await engine.decide(picture(), soon())
+    assert vlm.boxes_shown == [BOXES]
+
+
+@pytest.mark.parametrize("broken", ["segmenter", "vlm"])
+async def test_who_has_no_opinion_neither_doubts_nor_is_asked_again(broken: str) -> None:
+    third = SecondQuestion(model="segmenter", doubter="vlm", when_logit_gap=3.0, timeout_ms=500.0)
+    profile = profile_of(tier("all", "detector", "segmenter", "vlm"), second_questions=(third,))
+    segmenter, vlm = FakeExaminer("segmenter", logit=-1.0, crop_logit=4.0), Fake("vlm", -2.0)
+    {"segmenter": segmenter, "vlm": vlm}[broken]._fault = crash()
+    async with running(profile, [Fake("detector", 1.5, boxes=BOXES), segmenter, vlm]) as engine:
+        verdict = await engine.decide(picture(), soon())
+    assert segmenter.boxes_shown == []
+    assert [failure.model for failure in verdict.failures] == [broken]
+    assert len(verdict.opinions) == 2
 
 
 async def test_nobody_is_shown_its_own_boxes() -> None:
@@ -281,13 +305,16 @@ async def test_another_tier_that_cannot_be_loaded_is_left_out_and_named() -> Non
     assert readiness[1].reason == "b: not loaded: b.onnx is missing"
 
 
-async def test_each_model_goes_to_its_device() -> None:
-    a, b = Fake("a"), Fake("b")
+async def test_each_model_goes_to_its_device_and_is_closed_with_the_engine() -> None:
     for device, expected in (("cuda:0", ("cuda:0", "cuda:0")), ({"a": "cpu", "b": "cuda:1"}.get, ("cpu", "cuda:1"))):
+        a, b = Fake("a"), Fake("b")
         engine = Engine(TWO, {"a": a, "b": b}, device=device)  # type: ignore[arg-type]
         await engine.start()
+        assert not a.closed
         await engine.close()
         assert (a.device, b.device) == expected
+        assert a.closed
+        assert b.closed
 
 
 async def test_the_canary_goes_through_every_model() -> None:

@@ -154,6 +154,13 @@ def test_a_fit_is_used_for_the_set_it_was_made_for_and_pooled_for_others() -> No
     assert fusion.estimate({"a": 1.5, "c": -2.0}).probability == pytest.approx(sigmoid(z + to_even))
 
 
+def test_a_member_that_the_fit_does_not_know_is_not_heard() -> None:
+    fusion = Fusion({"a": 1.0, "newcomer": 1.0}, fit=FIT)
+    pooled = FIT.pooled.weights["a"] * float(FIT.members["a"].apply(1.5)) + FIT.pooled.bias
+    said = fusion.estimate({"a": 1.5, "newcomer": 5.0}).probability
+    assert said == pytest.approx(sigmoid(pooled + logit(0.5) - logit(0.25) + FIT.shift))
+
+
 def test_the_interval_of_a_fit_is_shifted_like_the_probability() -> None:
     e = Fusion(dict.fromkeys(KEYS, 1.0), fit=FIT, prevalence=0.25).estimate({"a": 0.0, "b": 0.0})
     z = 0.4 * float(FIT.members["a"].apply(0.0)) + 0.9 * -0.4

@@ -21,7 +21,10 @@ CLEAR = Estimate(0.1, 0.05, 0.15)
         (SURE, None, 0, Stop.DECIDED),
         (WIDE, 100, 1000, None),  # the value is outside the band, its interval is not
         (DOUBTFUL, 100, 1000, None),
+        (Estimate(0.1, 0.05, 0.2), 100, 1000, None),  # it touches the band
+        (Estimate(0.9, 0.8, 0.95), 100, 1000, None),
         (DOUBTFUL, 1001, 1000, Stop.NO_TIME),
+        (DOUBTFUL, 1000, 1000, None),
         (DOUBTFUL, 100, 0, Stop.DEADLINE),
         (DOUBTFUL, None, 1000, Stop.LAST_TIER),
         (None, 9999, 10, None),  # nothing is known yet: an answer that may come beats the prior
