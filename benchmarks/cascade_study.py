@@ -31,7 +31,7 @@ from cascade.calibration import Array
 from cascade.conditions import of_size
 from cascade.data import Data
 from cascade.fit import learn
-from cascade.measures import MEASURES, class_weight, paired_gain, summary
+from cascade.measures import class_weight, paired_gain, weighted_mcc
 from cascade.profile import Member, Profile, Tier, load
 from cascade.resampling import Index, group_folds, splits
 from cascade.routes import bands, choose_band, course, course_out_of_fold
@@ -160,7 +160,7 @@ def single(train: Data, test: Data, profile: Profile, *, fitted: bool) -> Outcom
         if fitted:
             alone = alone.model_copy(update={"fit": learn(one_train, alone)})
         on_train, on_test = (course(data, alone).p[:, 0] for data in (one_train, one_test))
-        worth = MEASURES["mcc"](train.y, on_train, weight)
+        worth = weighted_mcc(train.y, on_train > 0.5, weight)
         candidates.append((worth, Outcome(on_test, test.milliseconds[:, there])))
     return max(candidates, key=lambda candidate: candidate[0])[1]
 
@@ -188,7 +188,7 @@ def show(data: Data, methods: Mapping[str, Outcome], prevalence: float) -> dict[
     print(f"| | {' | '.join(SHOWN.values())} | mean ms |\n|---|{'---|' * (len(SHOWN) + 1)}")
     found = {}
     for name, outcome in methods.items():
-        row = summary(data.y, outcome.p, weight, data.groups)
+        row = metrics.grouped_summary(data.y, outcome.p, data.groups, weight=weight)
         cells = [metrics.told(row[key], 3) for key in SHOWN]
         print(f"| {name} | {' | '.join(cells)} | {np.average(outcome.milliseconds, weights=weight):.0f} |")
         found[name] = float(row["mcc"]["value"])
@@ -217,7 +217,7 @@ def show_bands(data: Data, profile: Profile) -> None:
     print(f"|---|{'---|' * 6}")
     for band in dict.fromkeys((profile.band, *BANDS)):
         p, milliseconds, tiers = way.outcome(band)
-        row = summary(data.y, p, weight, data.groups)
+        row = metrics.grouped_summary(data.y, p, data.groups, weight=weight)
         asked = [f"{np.mean(tiers[data.y == label].sum(axis=1) > 1):.1%}" for label in (1, 0)]
         gain = metrics.gained(*paired_gain(data.y, p, own, weight, data.groups), digits=4)
         cells = [*asked, f"{np.average(milliseconds, weights=weight):.0f}", metrics.told(row["mcc"], 3), gain]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade.calibration import Array
+from models import metrics
 
 Labels = NDArray[np.int64]
 Index = NDArray[np.int64]
@@ -46,9 +47,5 @@ def splits(folds: Index) -> Iterator[tuple[Index, Index]]:
 
 
 def resamples(groups: Sequence[str], n: int, seed: int) -> Iterator[Array]:
-    """`n` times how often each picture (N,) is drawn: whole groups if there are ten or more, else single pictures."""
-    names, where = np.unique(np.asarray(groups), return_inverse=True)
-    units = where if len(names) >= 10 else np.arange(len(groups))
-    rng, count = np.random.default_rng(seed), int(units.max()) + 1
-    for _ in range(n):
-        yield np.bincount(rng.integers(0, count, count), minlength=count).astype(float)[units]
+    """`n` times how often each picture (N,) is drawn: whole groups if there are enough, else single pictures."""
+    return metrics.resamples(len(groups), n, seed, metrics.whole(groups))

@@ -20,18 +20,19 @@ from cascade.calibration import Array
 from cascade.data import Data
 from cascade.fit import learn
 from cascade.fusion import Fit
-from cascade.measures import class_weight, paired_gain, summary, weighted_mcc
+from cascade.measures import class_weight, paired_gain, weighted_mcc
 from cascade.profile import Profile
 from cascade.resampling import Labels, group_folds, splits
 from cascade.routes import Band, Course, Mask, bands, choose_band, course, course_out_of_fold
 from cascade.trace import Record
+from models.metrics import grouped_summary
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What one way to decide says of the pictures, and what it takes. p (N,), tiers asked (N, T).
 
-    worth: `cascade.measures.summary`, and "mean_ms" and "escalated" (share that asked a second tier).
+    worth: `metrics.grouped_summary`, and "mean_ms" and "escalated" (share that asked a second tier).
     """
 
     p: Array
@@ -41,7 +42,7 @@ class Outcome:
     @classmethod
     def of(cls, data: Data, weight: Array, way: tuple[Array, Array, Mask]) -> Outcome:
         p, milliseconds, asked = way
-        worth = summary(data.y, p, weight, data.groups)
+        worth = grouped_summary(data.y, p, data.groups, weight=weight)
         worth["mean_ms"] = float(np.average(milliseconds, weights=weight))
         worth["escalated"] = float(np.average(asked.sum(axis=1) > 1, weights=weight))
         return cls(p, asked, worth)

@@ -5,12 +5,13 @@ does, and what each exit band would cost and give.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import compress
 
 import numpy as np
 
 from cascade.worth import Fitted, Outcome
-from miner.charts import Routed, columns, escalation, reliability, trade_off
+from miner.charts import Routed, escalation, reliability, trade_off
 from miner.webpage import Tile, card, document, number, table
 from models import metrics
 
@@ -36,7 +37,7 @@ def page(fitted: Fitted) -> str:
     return document(f"Calibration of {profile.name}", about, _tiles(fitted), cards)
 
 
-_INTERVALS = "95 % intervals; whole cameras are drawn where there are ten or more."
+_INTERVALS = f"95 % intervals; whole cameras are drawn where there are at least {metrics.FEWEST_GROUPS}."
 _RELIABILITY = (
     "Of the pictures given a probability, how many were road work. On the dashed line, it means what it says. Bars are "
     "95 % intervals, areas count pictures."
@@ -72,7 +73,7 @@ def _two_lines(measure: Mapping[str, float]) -> str:
 
 
 def _diagram(fitted: Fitted, way: Outcome) -> str:
-    return reliability(columns(fitted.labels.tolist(), way.p.tolist(), fitted.weight.tolist()))
+    return reliability([asdict(each) for each in metrics.reliability(fitted.labels, way.p, weight=fitted.weight)])
 
 
 def _routing_words(fitted: Fitted) -> str:

@@ -14,7 +14,6 @@ WIDTH, HEIGHT = 460, 340
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 14, 44
 ACROSS, DOWN = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 MOST_TIERS = 4  # colours there are
-COLUMNS = 10  # of a reliability diagram
 Form = Callable[[float], str]  # how a figure beside the grid is written
 
 
@@ -26,40 +25,9 @@ def _plain(value: float) -> str:
     return f"{value:g}"
 
 
-def columns(
-    labels: Sequence[int], said: Sequence[float], weight: Sequence[float] | None = None
-) -> list[dict[str, Any]]:
-    """The filled columns of a reliability diagram (see `metrics.Bin`), [] for no pictures. weight: how much each one
-    counts, 1 by default. low, high: Wilson's 95 % interval of the share of road work, for as many pictures of equal
-    weight as would be as sure (Kish)."""
-    y, p = np.asarray(labels), np.asarray(said, dtype=float)
-    w = np.ones(len(y)) if weight is None else np.asarray(weight, dtype=float)
-    index = np.minimum((p * COLUMNS).astype(int), COLUMNS - 1)
-    found = []
-    for column in np.unique(index):
-        own = index == column
-        share = float(np.average(y[own], weights=w[own]))
-        found.append(
-            {
-                "left": float(column / COLUMNS),
-                "right": float((column + 1) / COLUMNS),
-                "count": int(own.sum()),
-                "mean_probability": float(np.average(p[own], weights=w[own])),
-                "share_of_roadwork": share,
-                **_wilson(share, float(w[own].sum() ** 2 / (w[own] ** 2).sum())),
-            }
-        )
-    return found
-
-
-def _wilson(share: float, count: float, z: float = 1.96) -> dict[str, float]:
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
-
-
 def reliability(columns: Sequence[Mapping[str, Any]]) -> str:
-    """Said against seen: a dot a column, its area by the pictures in it, with the interval of the share."""
+    """Said against seen: a dot a column (see `metrics.Bin`), its area by the pictures in it, with the interval of the
+    share."""
     if not columns:
         return "<p>No scored answers.</p>"
     most = max(column["count"] for column in columns)

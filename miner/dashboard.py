@@ -15,7 +15,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,8 @@ class Recent:
         self.count += 1
         pixels = small(answered.frame) if answered.frame else None
         tiers = answered.verdict.tiers if answered.verdict else ()
-        self.answers.append(Kept(self.count, time.time(), _without_picture(answered), pixels))
+        told = replace(answered, image_base64="", frame=None)  # they are megabytes: the ring must not hold them
+        self.answers.append(Kept(self.count, time.time(), told, pixels))
         self.figures.append(
             Figures(answered.probability, answered.label, answered.seconds, tiers[-1] if tiers else "nobody")
         )
@@ -91,15 +92,6 @@ def small(frame: Frame) -> NDArray[np.uint8]:
     """Every n-th pixel, so that the longer side has at most `THUMBNAIL`: no filter, but free of cost to the loop."""
     step = math.ceil(max(frame.size) / THUMBNAIL)
     return frame.pixels[::step, ::step].copy()
-
-
-def _without_picture(answered: Answered) -> Answered:
-    """The frame and its base64 text are megabytes; the ring must not hold them."""
-    return Answered(**{**_fields(answered), "image_base64": "", "frame": None})
-
-
-def _fields(answered: Answered) -> dict[str, Any]:
-    return {name: getattr(answered, name) for name in Answered.__dataclass_fields__}
 
 
 class Dashboard:
@@ -228,11 +220,11 @@ def _latency(seconds: Sequence[float]) -> dict[str, float] | None:
 
 
 def _reliability(labelled: Sequence[Figures]) -> list[dict[str, float]]:
-    """The bins that hold something, for answers whose truth is known."""
+    """Said against seen, for answers whose truth is known."""
     if not labelled:
         return []
     bins = measures.reliability([one.label for one in labelled], [one.probability for one in labelled])
-    return [asdict(each) for each in bins if each.count]
+    return [asdict(each) for each in bins]
 
 
 def _told(kept: Kept) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cascade.trace import Record
-from miner.charts import bars, columns, latency, reliability, routing
+from miner.charts import bars, latency, reliability, routing
 from miner.scoring import ACCURACY_WINDOW, MCC_WINDOW, Scorer, Standing
 from miner.webpage import card, document, number, table
 from models import metrics
@@ -127,7 +127,7 @@ def figures(run: Run, board: Board, records: Iterable[Record] = ()) -> dict[str,
             "validators": [{**asdict(standing), **_answers(board.of(i))} for i, standing in enumerate(board.standings)],
         },
         "quality": _quality(scored),
-        "reliability": columns([e.label for e in scored], [e.prediction for e in scored]),
+        "reliability": _reliability(scored),
         "milliseconds": _times([e.milliseconds for e in exchanges if e.valid]),
         "views": _views(scored),
         "cascade": _cascade([traced[e.sha256] for e in exchanges if e.sha256 in traced]),
@@ -161,6 +161,12 @@ def _quality(scored: Sequence[Exchange]) -> dict[str, Any] | None:
     if not scored:
         return None
     return metrics.summary([e.label for e in scored], [e.prediction for e in scored])
+
+
+def _reliability(scored: Sequence[Exchange]) -> list[dict[str, Any]]:
+    if not scored:
+        return []
+    return [asdict(each) for each in metrics.reliability([e.label for e in scored], [e.prediction for e in scored])]
 
 
 def _times(milliseconds: Sequence[float]) -> dict[str, float] | None:

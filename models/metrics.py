@@ -1,21 +1,24 @@
 """The measures of a probability of road work, and how sure they are. numpy only.
 
-Arguments everywhere: `labels` int {0, 1} (N,), `probabilities` float in [0, 1] (N,). A picture counts as road work
-when its probability is above the threshold: at 0.5 that is numpy's round, which the validators use (0.5 -> 0).
-Every function raises ValueError that says what was expected and what came.
+Arguments everywhere: `labels` int {0, 1} (N,), `probabilities` float in [0, 1] (N,), and `weight` float (N,), not
+negative: how often each picture counts, once by default. A picture counts as road work when its probability is above
+the threshold: at 0.5 that is numpy's round, which the validators use (0.5 -> 0). Every function raises ValueError that
+says what was expected and what came.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Metric = Callable[[NDArray[np.int64], NDArray[np.float64]], float]
+Array = NDArray[np.float64]
+Metric = Callable[..., float]  # (labels, probabilities, weight=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,67 +31,76 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One column of a reliability diagram: the pictures whose probability lies in [left, right)."""
+    """One column of a reliability diagram: the pictures whose probability lies in [left, right).
+
+    low, high: Wilson's 95 % interval of the share of road work, for as many pictures of equal weight as would be as
+    sure (Kish 1965).
+    """
 
     left: float
     right: float
     count: int
-    mean_probability: float  # NaN when the bin is empty
-    share_of_roadwork: float  # NaN when the bin is empty
+    mean_probability: float
+    share_of_roadwork: float
+    low: float
+    high: float
 
 
-def mcc(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> float:
+def mcc(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5, weight: ArrayLike | None = None) -> float:
     """Matthews correlation coefficient in [-1, 1]; 0 where it is undefined (one label or one prediction only)."""
-    y, p = _checked(labels, probabilities)
-    predicted = p > threshold
-    positives, negatives = float((y == 1).sum()), float((y == 0).sum())
-    true_positives, true_negatives = float(((y == 1) & predicted).sum()), float(((y == 0) & ~predicted).sum())
+    y, p, w = _checked(labels, probabilities, weight)
+    yes, roadwork = p > threshold, y == 1
+    positives, negatives = float(w[roadwork].sum()), float(w[~roadwork].sum())
+    true_positives, true_negatives = float(w[roadwork & yes].sum()), float(w[~roadwork & ~yes].sum())
     missed, false_alarms = positives - true_positives, negatives - true_negatives
     product = positives * negatives * (true_positives + false_alarms) * (true_negatives + missed)
-    if product == 0:
+    if product <= 0:
         return 0.0
     return float((true_positives * true_negatives - false_alarms * missed) / np.sqrt(product))
 
 
-def accuracy(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> float:
+def accuracy(
+    labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5, weight: ArrayLike | None = None
+) -> float:
     """Share of right decisions, in [0, 1]."""
-    y, p = _checked(labels, probabilities)
-    return float(((p > threshold) == (y == 1)).mean())
+    y, p, w = _checked(labels, probabilities, weight)
+    return float(np.average((p > threshold) == (y == 1), weights=w))
 
 
-def auc(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def auc(labels: ArrayLike, probabilities: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Area under the ROC curve: the chance that road work ranks above clear, ties count half; NaN with one label."""
-    y, p = _checked(labels, probabilities)
-    positives = int(y.sum())
-    negatives = y.size - positives
-    if positives == 0 or negatives == 0:
-        return float("nan")
-    _, where, counts = np.unique(p, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[where]  # 1-based; ties share their mean rank
-    return float((ranks[y == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    y, p, w = _checked(labels, probabilities, weight)
+    _, where = np.unique(p, return_inverse=True)
+    roadwork, clear = (np.bincount(where, weights=w * (y == label)) for label in (1, 0))
+    pairs = float(roadwork.sum() * clear.sum())
+    return float((roadwork * (clear.cumsum() - 0.5 * clear)).sum()) / pairs if pairs else float("nan")
 
 
-def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> list[Bin]:
-    """Said against seen, in `bins` columns of equal width over [0, 1]."""
-    y, p = _checked(labels, probabilities)
-    index = np.minimum((p * bins).astype(int), bins - 1)
-    counts, said, seen = (np.bincount(index, weights=w, minlength=bins) for w in (np.ones_like(p), p, y))
-    with np.errstate(invalid="ignore"):
-        means, shares = said / counts, seen / counts
-    return [Bin(i / bins, (i + 1) / bins, int(counts[i]), float(means[i]), float(shares[i])) for i in range(bins)]
+def reliability(
+    labels: ArrayLike, probabilities: ArrayLike, bins: int = 10, weight: ArrayLike | None = None
+) -> list[Bin]:
+    """Said against seen: those of `bins` columns of equal width over [0, 1] that hold a picture."""
+    y, p, w = _checked(labels, probabilities, weight)
+    index = _columns(p, bins)
+    found = []
+    for column in np.unique(index[w > 0]).tolist():
+        own = index == column
+        said, seen = (float(np.average(values[own], weights=w[own])) for values in (p, y))
+        low, high = _wilson(seen, float(w[own].sum() ** 2 / (w[own] ** 2).sum()))
+        found.append(Bin(column / bins, (column + 1) / bins, int(own.sum()), said, seen, low, high))
+    return found
 
 
-def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error in [0, 1]: |said - seen| per column of `reliability`, weighted by count."""
-    columns = [b for b in reliability(labels, probabilities, bins) if b.count]
-    total = sum(b.count for b in columns)
-    return sum(b.count * abs(b.mean_probability - b.share_of_roadwork) for b in columns) / total
+def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10, weight: ArrayLike | None = None) -> float:
+    """Expected calibration error in [0, 1]: |said - seen| per column of `reliability`, weighted by what it counts."""
+    y, p, w = _checked(labels, probabilities, weight)
+    return float(np.abs(np.bincount(_columns(p, bins), weights=w * (p - y))).sum() / w.sum())
 
 
-def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def brier(labels: ArrayLike, probabilities: ArrayLike, weight: ArrayLike | None = None) -> float:
     """Mean squared error of the probability, in [0, 1]."""
-    y, p = _checked(labels, probabilities)
-    return float(np.mean((p - y) ** 2))
+    y, p, w = _checked(labels, probabilities, weight)
+    return float(np.average((p - y) ** 2, weights=w))
 
 
 METRICS: dict[str, Metric] = {"mcc": mcc, "accuracy": accuracy, "auc": auc, "ece": ece, "brier": brier}
@@ -104,23 +116,20 @@ def bootstrap(
     n: int = 1000,
     seed: int = 0,
     groups: Sequence[str] | None = None,
+    weight: ArrayLike | None = None,
 ) -> Interval:
-    """95 % percentile interval from `n` resamples with replacement.
+    """95 % percentile interval from `n` resamples (see `resamples` for groups).
 
-    groups: one name per picture. Whole groups are then drawn instead of pictures, because frames of one camera are
-    near-copies and drawing them one by one would make the interval too narrow. Resamples that lost one of the two
-    labels are left out: most measures mean nothing there. ECE sums absolute differences, so that the noise of drawing
-    only ever adds to it: its interval is moved down by what resampling added on average (the bootstrap's estimate of
-    bias, Efron and Tibshirani 1993, chapter 10).
+    Resamples that lost one of the two labels are left out: most measures mean nothing there. ECE sums absolute
+    differences, so that the noise of drawing only ever adds to it: its interval is moved down by what resampling added
+    on average (the bootstrap's estimate of bias, Efron and Tibshirani 1993, chapter 10).
     """
-    y, p = _checked(labels, probabilities)
-    rng = np.random.default_rng(seed)
-    draw = _group_draw(groups, y.size, rng) if groups is not None else lambda: rng.integers(0, y.size, y.size)
+    y, p, w = _checked(labels, probabilities, weight)
     both = 0 < y.sum() < y.size
     values = [
-        metric(y[index], p[index])
-        for index in (draw() for _ in range(n))
-        if not both or 0 < y[index].sum() < index.size
+        metric(y, p, weight=w * times)
+        for times in resamples(y.size, n, seed, groups)
+        if not both or (times[y == 1].any() and times[y == 0].any())
     ]
     if not values:
         raise ValueError(
@@ -129,9 +138,30 @@ def bootstrap(
         )
     low, high = np.percentile(values, [2.5, 97.5])
     if metric is ece:
-        added = np.mean(values) - ece(y, p)
+        added = np.mean(values) - ece(y, p, weight=w)
         low, high = max(low - added, 0.0), high - added
     return Interval(float(low), float(high))
+
+
+def resamples(size: int, n: int, seed: int, groups: Sequence[str] | None = None) -> Iterator[Array]:
+    """`n` times how often each of `size` pictures (N,) is drawn, with replacement.
+
+    groups: one name per picture. Whole groups are then drawn instead of pictures, because frames of one camera are
+    near-copies and drawing them one by one would make an interval too narrow.
+    """
+    units = np.arange(size)
+    if groups is not None:
+        if len(groups) != size:
+            raise ValueError(f"expected one group per picture ({size}), got {len(groups)}")
+        units = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    rng, count = np.random.default_rng(seed), int(units.max()) + 1
+    for _ in range(n):
+        yield np.bincount(rng.integers(0, count, count), minlength=count).astype(float)[units]
+
+
+def whole(groups: Sequence[str]) -> Sequence[str] | None:
+    """`groups`, to be drawn whole; None where they are too few to say how sure a measure is."""
+    return groups if len(set(groups)) >= FEWEST_GROUPS else None
 
 
 def told(measure: Mapping[str, float | None], digits: int = 2) -> str:
@@ -154,13 +184,17 @@ def gained(value: float, low: float, high: float, digits: int = 3) -> str:
 
 
 def summary(
-    labels: ArrayLike, probabilities: ArrayLike, seed: int = 0, groups: Sequence[str] | None = None
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+    weight: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """`{"n", "positives", <metric>: {"value", "low", "high"}}`, ready for JSON.
 
     A measure that needs both labels is None where only one occurs; low and high are None where no resample had both.
     """
-    y, p = _checked(labels, probabilities)
+    y, p, w = _checked(labels, probabilities, weight)
     both = 0 < y.sum() < y.size
     result: dict[str, Any] = {"n": int(y.size), "positives": int(y.sum())}
     for name, metric in METRICS.items():
@@ -168,38 +202,49 @@ def summary(
         low: float | None = None
         high: float | None = None
         if both or name not in NEED_BOTH_LABELS:
-            value = metric(y, p)
+            value = metric(y, p, weight=w)
             with contextlib.suppress(ValueError):
-                interval = bootstrap(y, p, metric, seed=seed, groups=groups)
+                interval = bootstrap(y, p, metric, seed=seed, groups=groups, weight=w)
                 low, high = interval.low, interval.high
         result[name] = {"value": value, "low": low, "high": high}
     return result
 
 
 def grouped_summary(
-    labels: ArrayLike, probabilities: ArrayLike, groups: Sequence[str], seed: int = 0
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    groups: Sequence[str],
+    seed: int = 0,
+    weight: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """A `summary` that draws whole groups where there are FEWEST_GROUPS, else pictures; "resampled" says which."""
-    whole = len(set(groups)) >= FEWEST_GROUPS
-    row = summary(labels, probabilities, seed, groups if whole else None)
-    return {**row, "resampled": "groups" if whole else "pictures"}
+    drawn = whole(groups)
+    row = summary(labels, probabilities, seed, drawn, weight)
+    return {**row, "resampled": "pictures" if drawn is None else "groups"}
 
 
-def _group_draw(groups: Sequence[str], size: int, rng: np.random.Generator) -> Callable[[], NDArray[np.int64]]:
-    """A function that draws as many groups as there are, with replacement, and gives the indices of their pictures."""
-    if len(groups) != size:
-        raise ValueError(f"expected one group per picture ({size}), got {len(groups)}")
-    _, inverse = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    members = [np.flatnonzero(inverse == i) for i in range(int(inverse.max()) + 1)]
-    return lambda: np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+def _columns(probabilities: Array, bins: int) -> NDArray[np.int64]:
+    return np.minimum((probabilities * bins).astype(np.int64), bins - 1)
 
 
-def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    z = 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _checked(
+    labels: ArrayLike, probabilities: ArrayLike, weight: ArrayLike | None
+) -> tuple[NDArray[np.int64], Array, Array]:
     y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    w = np.ones(y.shape) if weight is None else np.asarray(weight, dtype=np.float64)
     if y.ndim != 1 or y.shape != p.shape or y.size == 0:
         raise ValueError(f"expected as many labels as probabilities, at least one; got shapes {y.shape} and {p.shape}")
     if not ((y == 0) | (y == 1)).all():
         raise ValueError(f"expected labels 0 and 1, got {np.unique(y)[:5].tolist()}")
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"expected probabilities in [0, 1], got {p[~((p >= 0) & (p <= 1))][:5].tolist()}")
-    return y.astype(np.int64), p
+    if w.shape != y.shape or not (w >= 0).all() or not w.any():
+        raise ValueError(f"expected a weight of at least 0 per picture ({y.size}), not all 0; got shape {w.shape}")
+    return y.astype(np.int64), p, w

@@ -48,6 +48,37 @@ def test_calibration_columns_agree_with_scikit_learn():
     assert metrics.ece(y, p) == pytest.approx(float((counts * abs(seen - said)).sum() / 500))
 
 
+def test_columns_of_weighted_pictures():
+    """Three clear pictures that count a third each balance one of road work."""
+    said, labels, weight = [0.55, 0.55, 0.55, 0.55, 0.95], [0, 0, 0, 1, 1], [1 / 3, 1 / 3, 1 / 3, 1.0, 1.0]
+    middle, last = metrics.reliability(labels, said, weight=weight)
+    assert (middle.count, middle.share_of_roadwork) == (4, pytest.approx(0.5))
+    assert middle.low < 0.5 < middle.high
+    assert (last.left, last.right, last.share_of_roadwork) == (0.9, 1.0, 1.0)
+    assert last.mean_probability == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_a_weight_counts_a_picture_as_often_as_told(name):
+    rng = np.random.default_rng(10)
+    y, p, weight = rng.integers(0, 2, 200), rng.integers(0, 20, 200) / 20.0, rng.integers(0, 4, 200)
+    repeated = np.repeat(np.arange(200), weight)
+    expected = metrics.METRICS[name](y[repeated], p[repeated])
+    assert metrics.METRICS[name](y, p, weight=weight) == pytest.approx(expected)
+
+
+def test_what_is_calibrated_at_even_odds_is_so_in_a_summary_weighted_to_them():
+    """One picture in five is road work here, one in two where the answers are used."""
+    rng = np.random.default_rng(3)
+    y = (rng.random(4000) < 0.2).astype(np.int64)
+    z = rng.normal(2.0 * y - 1.0, 1.0)  # log-odds 2z at even odds
+    p = 1.0 / (1.0 + np.exp(-2.0 * z))
+    row = metrics.grouped_summary(y, p, [str(i % 40) for i in range(4000)], weight=np.where(y == 1, 4.0, 1.0))
+    assert (row["n"], row["positives"]) == (4000, int(y.sum()))
+    assert row["ece"]["value"] < 0.02 < metrics.ece(y, p)
+    assert all(row[name]["low"] <= row[name]["value"] <= row[name]["high"] for name in metrics.METRICS)
+
+
 def test_ece_of_a_known_case():
     # two columns: 0.25 said and 1/2 seen; 0.95 said and 1 seen; half the pictures in each
     assert metrics.ece([0, 1, 1, 1], [0.25, 0.25, 0.95, 0.95]) == pytest.approx(0.5 * 0.25 + 0.5 * 0.05)
@@ -158,6 +189,12 @@ def test_summary_of_one_label_leaves_out_what_needs_two():
 def test_bad_input_is_named(labels, probabilities, message):
     with pytest.raises(ValueError, match=message):
         metrics.mcc(labels, probabilities)
+
+
+@pytest.mark.parametrize("weight", [[1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")]])
+def test_a_weight_that_is_none_is_named(weight):
+    with pytest.raises(ValueError, match="a weight of at least 0 per picture"):
+        metrics.brier([0, 1], [0.5, 0.5], weight=weight)
 
 
 def test_groups_must_match_the_pictures():

@@ -19,10 +19,9 @@ from rich.table import Table
 from cascade.data import FitError
 from cascade.profile import SHIPPED, Profile, fit_path
 from cascade.trace import Record, write
-from cascade.worth import Fitted, TierCheck, check, fit_profile
+from cascade.worth import Fitted, Outcome, TierCheck, check, fit_profile
 from miner.assembly import profile_of, running_engine
 from miner.calibration_report import page
-from miner.charts import columns
 from miner.journal_schema import JournalError
 from miner.journal_views import Views
 from miner.recording import read_traces, record
@@ -106,7 +105,7 @@ def _path(profile: str) -> Path:
 def _say_fit(fitted: Fitted, out: Path, report: Path, as_json: bool) -> int:
     ways = fitted.ways
     if as_json:
-        values = {name: {**way.worth, "reliability": _columns(fitted, way.p.tolist())} for name, way in ways.items()}
+        values = {name: {**way.worth, "reliability": _columns(fitted, way)} for name, way in ways.items()}
         written = {"fit": str(out), "report": str(report), "band": fitted.fit.band, "gain": fitted.gain}
         sys.stdout.write(json.dumps(written | values) + "\n")
         return 0
@@ -123,8 +122,8 @@ def _say_fit(fitted: Fitted, out: Path, report: Path, as_json: bool) -> int:
     return 0
 
 
-def _columns(fitted: Fitted, said: Sequence[float]) -> list[dict[str, Any]]:
-    return columns(fitted.labels.tolist(), said, fitted.weight.tolist())
+def _columns(fitted: Fitted, way: Outcome) -> list[dict[str, Any]]:
+    return [asdict(each) for each in metrics.reliability(fitted.labels, way.p, weight=fitted.weight)]
 
 
 def _say_checks(checks: Sequence[TierCheck], as_json: bool) -> int:

@@ -13,7 +13,6 @@ from cascade_helpers import study_records
 
 from cascade.profile import load
 from cascade.trace import write
-from miner import charts
 from miner.calibration_report import MOST_POINTS
 from miner.cli import main
 from miner.journal import Keep
@@ -129,13 +128,3 @@ def test_too_few_labels_are_refused(folder: Path, capsys: pytest.CaptureFixture[
     (folder / "traces.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert calibrate(folder) == 2
     assert "at least 20 labelled pictures" in capsys.readouterr().err
-
-
-def test_columns_of_weighted_pictures() -> None:
-    """Three clear pictures that count a third each balance one of road work."""
-    said, labels, weight = [0.55, 0.55, 0.55, 0.55, 0.95], [0, 0, 0, 1, 1], [1 / 3, 1 / 3, 1 / 3, 1.0, 1.0]
-    middle, last = charts.columns(labels, said, weight)
-    assert (middle["count"], middle["share_of_roadwork"]) == (4, pytest.approx(0.5))
-    assert middle["low"] < 0.5 < middle["high"]
-    assert (last["left"], last["right"], last["share_of_roadwork"]) == (0.9, 1.0, 1.0)
-    assert last["mean_probability"] == pytest.approx(0.95)

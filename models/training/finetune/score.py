@@ -154,7 +154,7 @@ def diagram(pictures: Sequence[Labelled], found: Logits, calibration: Calibratio
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
     for name, log_odds in (("before", z), ("after", calibration.slope * (z - calibration.shift))):
         p = evaluate.probability(log_odds)
-        columns = [b for b in metrics.reliability(labels, p, bins) if b.count]
+        columns = metrics.reliability(labels, p, bins)
         said, seen = [b.mean_probability for b in columns], [b.share_of_roadwork for b in columns]
         sizes = [200 * b.count / len(labels) + 10 for b in columns]
         axes.plot(said, seen, linewidth=1)
