@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -50,17 +51,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"unknown command {command!r}; known: {', '.join(COMMANDS)}")
         return int(import_module(f"miner.commands.{command}").main(words))
     except UsageError as error:
-        Console(stderr=True).print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
+        return _refuse(str(error))
+    except BrokenPipeError:  # whoever read our output, such as head, has enough
+        return 141
+    except OSError as error:  # a folder that cannot be written to, a full disk
+        if error.filename is None:
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         return 130
+
+
+def _refuse(message: str) -> int:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    return 2
 
 
 def leave(code: int) -> NoReturn:
     """End the process without taking the interpreter apart: a thread that is inside a native library then, such as one
     that loads a model, would make it abort. Exit handlers run, so that no process of ours stays behind."""
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 

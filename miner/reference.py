@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings
 
 from miner.cli import COMMANDS
 from miner.doctor.examination import CHECKS
-from miner.settings import Settings, variables
+from miner.settings import OFFICIAL, Settings, variables
 from miner.telemetry import Metrics
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -24,7 +24,7 @@ def configuration(settings: type[BaseSettings] = Settings) -> str:
     for variable, field in variables(settings).items():
         info = settings.model_fields[field]
         default = "" if info.default is None else f"`{info.default}`"
-        flag = f"`--{field.replace('_', '-')}`"
+        flag = "" if field in OFFICIAL else f"`--{field.replace('_', '-')}`"
         rows.append([flag, f"`{variable}`", default, (info.description or "").rstrip(".") + "."])
     return (
         "# Configuration\n\n" + MADE + "\n"

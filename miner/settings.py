@@ -8,21 +8,23 @@ own with the prefix `MINER_`. An unknown name or a bad value is an error that na
 from __future__ import annotations
 
 import os
+import re
 import sys
-from argparse import SUPPRESS, ArgumentParser
-from collections.abc import Sequence
+from argparse import SUPPRESS, Action, ArgumentParser, BooleanOptionalAction, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from inspect import cleandoc
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
+from dotenv.parser import Binding, parse_stream
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
     CliSettingsSource,
-    CliSuppress,
     SettingsConfigDict,
     SettingsError,
 )
@@ -30,6 +32,7 @@ from pydantic_settings import (
 from models.checked import fault
 
 PREFIX = "MINER_"
+FILES = ("miner.env", ".env")  # the second wins
 NETUIDS = {"finney": 72, "test": 323, "local": 72, "mock": 72}
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -65,13 +68,15 @@ DECIDING = ("profile", "device", "endpoints", "endpoint_key", "max_pixels")  # a
 STATE = ("network", "wallet_name", "wallet_hotkey", "state_dir")  # opens a hotkey's journal or versions
 WALLET = ("wallet_name", "wallet_hotkey", "wallet_path")  # opens the hotkey file
 CHAIN = ("network", "netuid", "chain_endpoint")  # asks the chain
+# Variables of the official miner.env that are no flags here:
+OFFICIAL = ("image_detector", "image_detector_config", "model_url", "proxy_client_url")
 
 
 class Settings(Asked):
     """Serve the subnet: answer validators' pictures until stopped."""
 
     takes: ClassVar[Sequence[str]] = ()  # of a command that inherits these settings: those that are its flags too
-    model_config = SettingsConfigDict(env_file=("miner.env", ".env"), env_ignore_empty=True, validate_by_name=True)
+    model_config = SettingsConfigDict(env_file=FILES, env_ignore_empty=True, validate_by_name=True)
 
     # The chain and who we are on it.
     network: Literal["finney", "test", "local", "mock"] = Field(
@@ -102,9 +107,7 @@ class Settings(Asked):
     axon_host: str | None = Field(
         None, description="Address to bind. Default: every address, IPv4 and IPv6; loopback on mock."
     )
-    axon_port: Port = Field(
-        8091, validation_alias=official("axon_port", "MINER_AXON_PORT"), description="Port that validators reach."
-    )
+    axon_port: Port = Field(8091, description="Port that validators reach.")
     external_ip: Ip | None = Field(None, description="Address to announce when it differs from ours (NAT).")
     external_port: Port | None = Field(None, description="Port to announce when it differs from the bound one (NAT).")
 
@@ -142,7 +145,7 @@ class Settings(Asked):
     health_host: str = Field("127.0.0.1", description="Address of the health port.")
     health_port: Port = Field(9100, description="Port of /livez, /readyz and /metrics.")
     dashboard_token: SecretStr | None = Field(
-        None, min_length=16, description="Who knows it sees the dashboard; needed when the health port leaves loopback."
+        None, description="Who knows it sees the dashboard; needed when the health port leaves loopback."
     )
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or for programs.")
@@ -163,22 +166,22 @@ class Settings(Asked):
     trace: Path | None = Field(None, description="Write every verdict to this file, one JSON line each.")
 
     # Understood because the official miner.env has them; the profile decides what answers.
-    image_detector: CliSuppress[str | None] = Field(
+    image_detector: str | None = Field(
         None,
         validation_alias=official("image_detector", "IMAGE_DETECTOR"),
         description="Accepted from an official miner.env and not used: the profile decides.",
     )
-    image_detector_config: CliSuppress[str | None] = Field(
+    image_detector_config: str | None = Field(
         None,
         validation_alias=official("image_detector_config", "IMAGE_DETECTOR_CONFIG"),
         description="Accepted from an official miner.env and not used: the profile decides.",
     )
-    model_url: CliSuppress[str | None] = Field(
+    model_url: str | None = Field(
         None,
         validation_alias=official("model_url", "MODEL_URL"),
         description="Accepted from an official miner.env: the public repository of your model card.",
     )
-    proxy_client_url: CliSuppress[str | None] = Field(
+    proxy_client_url: str | None = Field(
         None,
         validation_alias=official("proxy_client_url", "PROXY_CLIENT_URL"),
         description="Accepted from an official miner.env: the operator's application server.",
@@ -188,9 +191,9 @@ class Settings(Asked):
     @classmethod
     def _no_unknown_variables(cls, values: Any) -> Any:
         known = {name.upper() for name in variables(cls)}
-        unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name.upper() not in known)
-        if unknown:
-            raise ValueError(f"unknown environment variable {', '.join(unknown)}; see .env.example for the known ones")
+        for name in sorted(os.environ):
+            if name.startswith(PREFIX) and name.upper() not in known:
+                raise ValueError(f"unknown environment variable {name}; {_meant(name, known)}")
         return values
 
     @model_validator(mode="after")
@@ -198,6 +201,20 @@ class Settings(Asked):
         if self.network == "finney" and self.allow_non_registered:
             raise ValueError("allow_non_registered gives the GPU to anybody; not on mainnet: use test, local or mock")
         return self
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+            raise ValueError(f"expected auto, cpu, cuda or cuda:N, got {value!r}")
+        return value
+
+    @field_validator("dashboard_token")
+    @classmethod
+    def _not_guessed(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError(f"expected at least 16 characters, got {len(value.get_secret_value())}")
+        return value
 
     @field_validator("endpoints")
     @classmethod
@@ -249,6 +266,26 @@ def env_example(settings: type[BaseSettings] = Settings) -> str:
     return "\n".join(lines)
 
 
+class Help(RawDescriptionHelpFormatter):
+    """Each flag once, under its shortest name; a default where there is one; how to call it in one line."""
+
+    def add_usage(self, usage: str | None, actions: Iterable[Action], groups: Any, prefix: str | None = None) -> None:
+        self._prog += " [OPTIONS]"
+        super().add_usage(usage, [action for action in actions if not action.option_strings], [], prefix)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        names = sorted((name for name in action.option_strings if not name.startswith("--no-")), key=len)
+        if not names or action.dest == "help":
+            return super()._format_action_invocation(action)
+        if isinstance(action, BooleanOptionalAction):
+            return f"--[no-]{names[0][2:]}" if "(default: True)" in str(action.help) else names[0]
+        kind = re.sub(r"SecretStr|tuple\[str,...\]", "str", self._format_args(action, action.dest))
+        return f"{names[0]} {re.sub(r'^list.(.*).$', lambda inner: inner[1], kind)}"
+
+    def _expand_help(self, action: Action) -> str:
+        return re.sub(r" \(default(: (None|False|\(\)|\[\]|)| factory: .*)\)$", "", super()._expand_help(action))
+
+
 T = TypeVar("T", bound=BaseSettings)
 
 
@@ -256,19 +293,25 @@ def parse(command: type[T], arguments: Sequence[str], word: str = "") -> T:
     """Settings of one command from its flags, the environment and the files beside it.
 
     word: the second one of a command of two, as in `journal export`. The SDK's dotted flags (`--wallet.name`,
-    `--axon.port`) are taken as ours (`--wallet-name`). Raises UsageError naming each wrong name or value; argparse
-    itself exits 2 on an unknown flag.
+    `--axon.port`) are taken as ours (`--wallet-name`). Raises UsageError naming each wrong name or value.
     """
-    source: CliSettingsSource[Any] = CliSettingsSource(command, case_sensitive=False)
+    source: CliSettingsSource[Any] = CliSettingsSource(command, case_sensitive=False, formatter_class=Help)
+    parser = source.root_parser
     package, _, name = command.__module__.rpartition(".")
     if command is Settings:
-        source.root_parser.prog = "run_miner.sh serve"
+        parser.prog = "run_miner.sh serve"
     elif package == "miner.commands":
-        source.root_parser.prog = f"run_miner.sh {name} {word}".rstrip()
-    source.root_parser.description = cleandoc(command.__doc__ or "")
+        parser.prog = f"run_miner.sh {name} {word}".rstrip()
+    parser.description = cleandoc(command.__doc__ or "")
+
+    def refuse(message: str) -> NoReturn:
+        raise UsageError(f"{message}; see ./{parser.prog} --help")
+
+    parser.error = refuse
     words = _kebab(arguments)
-    if issubclass(command, Settings) and command is not Settings:
-        _keep_to(command, source.root_parser, words)
+    if issubclass(command, Settings):
+        _keep_to(command, parser, words)
+        _refuse_unreadable()
     try:
         return CliApp.run(command, cli_args=words, cli_settings_source=source, cli_cmd_method_name="_parsed")
     except ValidationError as error:
@@ -281,23 +324,52 @@ def _fault(error: ErrorDetails, command: type[BaseSettings]) -> str:
     if error["type"] == "missing":
         field = str(error["loc"][0])
         return f"--{field.replace('_', '-')} is missing: {command.model_fields[field].description}"
-    return fault(error, ["those of .env.example"])
+    if error["type"] == "extra_forbidden":
+        name = str(error["loc"][0]).upper()
+        place = next((file for file, line in _lines() if (line.key or "").upper() == name), "a file")
+        return f"unknown name {name} in {place}; {_meant(name, variables(command))}"
+    return fault(error, ())
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name.upper(), known, 1, 0.8)
+    return f"did you mean {near[0]}?" if near else ".env.example lists the known ones"
+
+
+def _lines() -> Iterator[tuple[str, Binding]]:
+    """(file, what stands in one of its lines) of the files beside us. Raises UsageError for what is no text."""
+    for file in filter(os.path.isfile, FILES):
+        try:
+            with open(file, encoding="utf-8") as text:
+                yield from ((file, line) for line in parse_stream(text))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file}: expected text in UTF-8: {error}") from None
+
+
+def _refuse_unreadable() -> None:
+    """Raises UsageError at a line that would be left out with a warning otherwise."""
+    for file, line in _lines():
+        if line.error:
+            raise UsageError(
+                f"{file}, line {line.original.line}: expected NAME=value, got {line.original.string.strip()!r}"
+            )
 
 
 def _keep_to(command: type[Settings], parser: ArgumentParser, words: Sequence[str]) -> None:
     """A command has its own flags and those of `serve` that it names in `takes`. Raises UsageError at another one."""
-    others = {field.replace("_", "-") for field in Settings.model_fields if field not in command.takes}
+    takes = Settings.model_fields if command is Settings else command.takes
+    others = {field.replace("_", "-") for field in Settings.model_fields if field not in takes or field in OFFICIAL}
     given = {word.partition("=")[0] for word in words}
     meaningless, shown = set[str](), list[str]()
     for action in parser._actions:
         if any(flag.removeprefix("--").removeprefix("no-") in others for flag in action.option_strings):
             action.help = SUPPRESS
             meaningless |= given.intersection(action.option_strings)
-        elif action.help != SUPPRESS:
+        elif action.dest != "help":
             shown += [flag for flag in action.option_strings if flag.startswith("--")][:1]
     if meaningless:
         raise UsageError(
-            f"{', '.join(sorted(meaningless))}: a flag of serve that {parser.prog.partition(' ')[2]} has no use for; "
+            f"{', '.join(sorted(meaningless))}: {parser.prog.partition(' ')[2]} has no use for it; "
             f"it takes {', '.join(shown)}"
         )
 

@@ -33,5 +33,6 @@ def fault(error: ErrorDetails, known: Iterable[str]) -> str:
         names = ", ".join(known)
         return f"{where}: unknown name" + (f"; known: {names}" if names else "")
     untold = error["type"] in {"missing", "value_error"} or SECRET.search(where)
-    said = error["msg"] if untold else f"{error['msg']}, got {error['input']!r}"
+    expected = error["msg"].removeprefix("Value error, ")
+    said = expected if untold else f"{expected}, got {error['input']!r}"
     return f"{where}: {said}" if where else said

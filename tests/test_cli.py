@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def test_an_unknown_command_exits_2_and_names_the_known(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--axon-port", "1"], "run_miner.sh mock: error: unrecognized arguments: --axon-port 1"),
+        (["--axon-port", "1"], "error: unrecognized arguments: --axon-port 1; see ./run_miner.sh mock --help"),
         (["--miner", "http://127.0.0.1:9100"], "unrecognized arguments: --miner"),
         (["--challenges", "0"], "challenges: Input should be greater than or equal to 1, got '0'"),
         (["--images", "nowhere"], "images: Path does not point to a directory, got 'nowhere'"),
@@ -44,12 +45,32 @@ def test_an_unknown_command_exits_2_and_names_the_known(capsys: pytest.CaptureFi
 def test_mock_refuses_what_it_cannot_do_before_it_starts_anything(
     words: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        code = cli.main(["mock", *words])
-    except SystemExit as stop:  # argparse's own
-        code = int(stop.code or 0)
-    assert (code, list(Path().iterdir())) == (2, [])
+    assert (cli.main(["mock", *words]), list(Path().iterdir())) == (2, [])
     assert says in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_no_traceback_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir("/proc")  # not even root can make a folder there
+    assert cli.main(["mock"]) == 2
+    assert capsys.readouterr().err == (
+        "error: runs: No such file or directory; the report goes to ./runs: start in a folder that can be written\n"
+    )
+    assert cli.main(["improve", "audit", "--state-dir", "/proc/state"]) == 2
+    assert "error: /proc/state: No such file or directory; choose another --state-dir" in capsys.readouterr().err
+
+
+def test_who_reads_the_first_line_only_sees_no_traceback() -> None:
+    shown = subprocess.run(
+        f"{sys.executable} -P -m miner models --json | head -1",
+        cwd=cli.ROOT,
+        env={**os.environ, "PYTHONPATH": str(cli.ROOT)},
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (shown.stdout, shown.stderr) == ("[\n", "")
 
 
 def test_a_foreign_package_of_our_name_is_refused(

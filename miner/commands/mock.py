@@ -33,7 +33,12 @@ def main(arguments: Sequence[str]) -> int:
     parse(Mock, arguments)  # before anything is started; the validator reads them again
     validator = [sys.executable, "-P", "-m", "neurons.validator"]
     run = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    run.mkdir(parents=True)
+    try:
+        run.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(
+            f"{run.parent}: {error.strerror}; the report goes to ./{run.parent}: start in a folder that can be written"
+        ) from None
     with running_miner(run) as url:
         given = ["--miner", url, "--trace", str(run / "trace.jsonl"), "--report", str(run)]
         return subprocess.call([*validator, *given, *arguments])

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from pydantic_settings import CliApp
+from pydantic_settings import CliSettingsSource
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -23,7 +23,7 @@ from rich.progress import Progress
 from cascade.deadline import Deadline
 from cascade.trace import Record, write
 from miner.assembly import frame_of, running_engine
-from miner.settings import Settings, UsageError
+from miner.settings import Help, Settings, UsageError
 from miner.settings import parse as parse_settings
 from models.data.labelled import Labelled
 from models.installing import pip_install_extra
@@ -53,7 +53,7 @@ def _help(word: str) -> int:
     """Of one kind of training, or of all three; needs nothing of the extra."""
     kinds: list[type[Training]] = [KINDS[word]] if word in KINDS else [Classify, *KINDS.values()]
     for kind in kinds:
-        told = CliApp.format_help(kind).replace("tuple[str,...]", "str")
+        told = CliSettingsSource[Any](kind, formatter_class=Help).root_parser.format_help()
         sys.stdout.write(f"{told}  --settings FILE       {FILE_HELP}\n\n")
     return 0
 

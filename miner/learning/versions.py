@@ -22,6 +22,7 @@ from miner.learning.candidate import Candidate, no_pictures
 from miner.learning.examples import ImproveError
 from miner.learning.judging import Judgement
 from miner.profiles import load
+from miner.settings import UsageError
 from models.head import Weights
 from models.memory import Memory
 
@@ -31,7 +32,10 @@ class Versions:
 
     def __init__(self, directory: Path, keep: int = 5, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.directory, self._keep, self._now = directory, keep, now
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{error.filename}: {error.strerror}; choose another --state-dir") from None
 
     @property
     def gate_file(self) -> Path:
