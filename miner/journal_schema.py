@@ -90,8 +90,11 @@ def connect(path: Path, *, read_only: bool = False, migrations: tuple[str, ...] 
             f"no journal at {path}: the first run of `serve` makes it; for another miner's give its --network, "
             "--wallet-name, --wallet-hotkey and --state-dir"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"{path}: cannot be used as a journal: {error}") from error
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # two fsyncs a second at most; survives a power cut too
@@ -100,7 +103,11 @@ def connect(path: Path, *, read_only: bool = False, migrations: tuple[str, ...] 
         connection.execute(f"PRAGMA query_only = {int(read_only)}")
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise JournalError(f"{path}: cannot be used as a journal: {error}") from error
+        # An operational error (locked, full, read-only) is the machine's; what is left is a damaged file.
+        remedy = (
+            "" if isinstance(error, sqlite3.OperationalError) else "; move it away, and the next start makes a new one"
+        )
+        raise JournalError(f"{path}: cannot be used as a journal: {error}{remedy}") from error
     except BaseException:
         connection.close()
         raise

@@ -7,6 +7,7 @@ the machine takes longer than the window.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import struct
@@ -38,10 +39,11 @@ class Replay:
         self._capacity = capacity
         self._seconds: dict[int, set[int]] = {}
         self._count = 0
-        self._floor = 0  # nonces up to this one are refused: their second was forgotten before its time
+        self._floor = 0  # nonces up to this one are refused: their second was forgotten
         self._swept = 0
         self._path = path
         self._file: int | None = None
+        self._failed = False  # the disk refused; it is tried again
         self._records = 0
         if path is not None:
             self._restore(path, time.time_ns() if now is None else now)
@@ -79,6 +81,9 @@ class Replay:
         oldest = (now - self._window) // SECOND
         for second in [second for second in self._seconds if second < oldest]:
             self._count -= len(self._seconds.pop(second))
+            self._floor = max(self._floor, (second + 1) * SECOND - 1)  # should the clock be put back
+        if self._failed and self._path is not None:
+            self._try_again(self._path)
 
     def _drop_oldest(self) -> None:
         second = min(self._seconds)
@@ -112,7 +117,8 @@ class Replay:
         if self._file is None or self._path is None:
             return
         try:
-            os.write(self._file, RECORD.pack(nonce, key))
+            if os.write(self._file, RECORD.pack(nonce, key)) < RECORD.size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._records += 1
             if self._records > max(FEWEST_RECORDS, 2 * self._count):
                 self._rewrite(self._path)
@@ -129,8 +135,19 @@ class Replay:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
         self._records = self._count
 
+    def _try_again(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._rewrite(path)
+        except OSError as error:
+            log.debug("the replay store still cannot be kept: %s", error)
+            return
+        self._failed = False
+        log.info("the replay store is kept again in %s", path)
+
     def _give_up(self, error: OSError) -> None:
         self.close()
+        self._failed = True
         log.error(
             "the replay store cannot be kept in %s (%s): after a restart, requests of the seconds before it could be "
             "replayed; give the miner a writable state directory",

@@ -78,7 +78,7 @@ class Miner:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.hotkey = _hotkey(settings)
-        self.versions = Versions(settings.state / "versions")
+        self.versions = _versions(settings)
         self.parts = Parts(settings, self._chosen() or own(settings))
         self.profile = self.parts.chosen.profile
         self.metrics = Metrics()
@@ -341,6 +341,14 @@ class Miner:
                 looked = time.monotonic()
                 await asyncio.to_thread(learning.refresh)
             self.metrics.drifting(learning.drift, [alarm.kind for alarm in learning.alarms], learning.watch.shift)
+
+
+def _versions(settings: Settings) -> Versions:
+    try:
+        return Versions(settings.state / "versions")
+    except OSError as error:
+        wrong = f"state directory {settings.state}: {error.strerror}"
+        raise UsageError(f"{wrong}; make it writable, or choose another: --state-dir") from None
 
 
 def _hotkey(settings: Settings) -> Keypair:

@@ -128,6 +128,32 @@ def test_a_disk_that_fills_up_is_said_once(tmp_path: Path, caplog: pytest.LogCap
     assert caplog.text.count("No space left") == 1
 
 
+def test_a_disk_that_has_room_again_is_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that was full for a minute must not cost every later restart its memory."""
+    state = tmp_path / "state"
+    state.write_text("in the way")
+    store = Replay(state / "replay", now=NOW)
+    assert store.add(b"one", NOW, NOW)
+    state.unlink()
+    with caplog.at_level(logging.INFO, "miner.replay"):
+        assert store.add(b"two", NOW + SECOND, NOW + SECOND)
+        assert store.add(b"three", NOW + SECOND, NOW + SECOND)
+    assert caplog.text.count("kept again") == 1
+    store.close()
+    after = Replay(state / "replay", now=NOW + 2 * SECOND)
+    for message, nonce in ((b"one", NOW), (b"two", NOW + SECOND), (b"three", NOW + SECOND)):
+        assert not after.add(message, nonce, NOW + 2 * SECOND)
+    after.close()
+
+
+def test_a_clock_that_jumps_ahead_and_back_lets_no_replay_in() -> None:
+    store = Replay()
+    assert store.add(b"one", NOW, NOW)
+    assert store.add(b"later", NOW + 3600 * SECOND, NOW + 3600 * SECOND)
+    assert not store.add(b"one", NOW, NOW + SECOND), "it was forgotten, and is refused all the same"
+    assert store.add(b"two", NOW + SECOND, NOW + SECOND)
+
+
 @pytest.mark.slow
 def test_a_million_requests_take_less_than_50_mb() -> None:
     store = Replay()

@@ -133,6 +133,13 @@ async def test_a_required_tier_that_cannot_be_had_ends_the_miner_with_the_remedy
             await asyncio.wait_for(miner.task, 60.0)
 
 
+async def test_a_state_directory_that_cannot_be_written_is_told_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    with pytest.raises(UsageError, match=r"state directory .*: Not a directory; .*--state-dir"):
+        async with started(tmp_path / "state"):
+            pass
+
+
 async def test_sigterm_while_models_load_ends_within_5_s(hindered: dict[str, Fake], tmp_path: Path) -> None:
     """Figure 23: it ends although they never come. The seconds, and that no worker process outlives it, are measured
     by `python -m benchmarks.reliability --only 23`."""

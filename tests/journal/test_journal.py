@@ -534,8 +534,14 @@ def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.db").write_bytes(b"holiday pictures" * 100)
-    with pytest.raises(JournalError, match="cannot be used"):
+    with pytest.raises(JournalError, match=r"cannot be used.*move it away"):
         connect(tmp_path / "journal.db")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("in the way")
+    with pytest.raises(JournalError, match=r"cannot be used.*exists"):
+        connect(tmp_path / "journal" / "journal.db")
 
 
 def test_reading_needs_a_journal_and_cannot_write(tmp_path: Path) -> None:
