@@ -126,9 +126,8 @@ class Supervisor:
     async def canary(self) -> bool:
         """Whether the model answers the canary picture within the limit, or within its time-out if that is longer. A
         failure opens the breaker, a success closes it."""
-        limit = max(self._policy.canary_limit, self._member.timeout_ms / 1e3)
         try:
-            await self._ask(CANARY, Deadline.after(limit), limit, "canary", None)
+            await self._send_canary()
         except ModelError as error:
             self._open(f"canary: {error}")
             return False
@@ -163,6 +162,10 @@ class Supervisor:
             restarts=len(self._recent_restarts),
             stuck=len(self._still_stuck),
         )
+
+    async def _send_canary(self) -> None:
+        limit = max(self._policy.canary_limit, self._member.timeout_ms / 1e3)
+        await self._ask(CANARY, Deadline.after(limit), limit, "canary", None)
 
     async def _ask(self, frame: Frame, deadline: Deadline, limit: float, caller: str, boxes: Boxes | None) -> Opinion:
         if self._worker is None:
@@ -219,10 +222,10 @@ class Supervisor:
         try:
             assert self._factory is not None  # _may_restart
             await self._load(self._factory(self.key))
+            await self._send_canary()
         except Exception as error:
-            self._open(f"not loaded: {error}")
-            return
-        await self.canary()
+            log.warning("%s: replaced in vain: %s", self.key, error)
+            self.breaker.trip(f"replaced in vain: {error}")
 
     async def _load(self, model: Model) -> None:
         loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -197,6 +198,23 @@ async def test_a_model_that_was_not_loaded_is_made_again() -> None:
         await until(lambda: supervisor.available)
         assert await ask(supervisor) == 5.0
         assert supervisor.state().restarts == 2
+
+
+def no_room(frames: object) -> None:
+    raise BadWeights("no room on the card")
+
+
+@pytest.mark.parametrize(
+    ("fresh", "reason"),
+    [(Fake("m", load_fault=no_room), "no room on the card"), (Fake("m", fault=crash()), "told to crash")],
+)
+async def test_a_replacement_that_fails_says_why_and_has_to_cool_down_first(fresh: Fake, reason: str) -> None:
+    policy = replace(QUICK, failures=1, cooldown=0.25, longest=60.0)
+    async with supervised(Fake("m", fault=crash()), lambda key: fresh, policy) as supervisor:
+        with pytest.raises(ModelCrashed):
+            await ask(supervisor)
+        await until(lambda: supervisor.state().reason == f"replaced in vain: {reason}")
+        assert supervisor.breaker._until > time.monotonic()
 
 
 async def test_start_says_why_it_failed() -> None:
