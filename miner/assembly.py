@@ -18,8 +18,9 @@ from pydantic import ValidationError
 
 from cascade.engine import Engine
 from cascade.profile import Profile, ProfileError
+from miner.challenge import decoded
 from miner.decode import PictureError, decode
-from miner.gpu import GB, NoCards, cards
+from miner.gpu import NoCards, cards
 from miner.learning.candidate import HEAD, MEMORY
 from miner.learning.versions import Versions
 from miner.profiles import load
@@ -28,11 +29,11 @@ from models.base import Frame, Model, ModelError, ModelUnavailable
 from models.fleet import Fleet, on_cards
 from models.head import Head
 from models.memory import Memory, Vectors
-from models.planner import MARGIN
 from models.vlm.endpoint import EndpointSettings
 
 MODELS = Path(__file__).parent.parent / "models"
 EMBEDDING = "embedded"  # the model whose pooled features embed pictures
+PNG = b"\x89PNG"
 LEARNED = {HEAD: "head.json", MEMORY: "memory.npz"}  # members that learn from embeddings, and their files
 
 
@@ -152,10 +153,10 @@ def fleet_of(settings: Settings, keys: Sequence[str]) -> Fleet:
     if settings.device != "auto":
         return Fleet(settings.device, endpoints=endpoints).checked(keys)
     try:
-        capacity = [round(card.memory_total / GB * MARGIN, 1) for card in cards()]
+        room = [card.room for card in cards()]
     except NoCards:
         return Fleet(endpoints=endpoints).checked(keys)
-    return on_cards(keys, capacity, endpoints)
+    return on_cards(keys, room, endpoints)
 
 
 def endpoints_of(settings: Settings) -> dict[str, EndpointSettings]:
@@ -196,8 +197,12 @@ async def running_engine(settings: Settings, profile: Profile | None = None) -> 
 
 
 def frame_of(path: Path, max_pixels: int) -> Frame:
-    """A JPEG on disk, through the decoder that validators' pictures go through. Raises UsageError."""
+    """A picture on disk, through the decoder that validators' pictures go through; a PNG, which labelled folders may
+    hold and validators never send, through Pillow's. Raises UsageError."""
     try:
-        return decode(base64.b64encode(path.read_bytes()).decode(), max_pixels)
-    except (PictureError, OSError) as error:
+        data = path.read_bytes()
+        if data.startswith(PNG):
+            return Frame(decoded(data, "the picture"), hashlib.sha256(data).hexdigest())
+        return decode(base64.b64encode(data).decode(), max_pixels)
+    except (PictureError, OSError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from None

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from models.planner import MARGIN
+
 GB = 1e9
 
 
@@ -24,6 +26,11 @@ class Card:
     utilisation: float
     driver: str
     cuda: str
+
+    @property
+    def room(self) -> float:
+        """GB that models may be placed in: a margin is left to the driver and others."""
+        return round(self.memory_total / GB * MARGIN, 1)
 
 
 def cards() -> list[Card]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from miner.assembly import frame_of
 from miner.decode import (
     FULL_PIXELS,
     MAX_PROGRESSIVE_PIXELS,
@@ -21,6 +22,7 @@ from miner.decode import (
     TooManyPixels,
     decode,
 )
+from miner.settings import UsageError
 from models.base import Frame
 from tests.edge import pictures
 from tests.edge.pictures import jpeg, noise, text
@@ -248,3 +250,13 @@ def test_the_most_expensive_allowed_pictures_cost_less_than_150_mb(
     frame = decode(picture)
     assert peak_memory() - before < 150.0
     assert frame.size[0] * frame.size[1] <= FULL_PIXELS
+
+
+def test_a_labelled_folder_may_hold_png_too(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_bytes(jpeg(noise(), quality=95))
+    (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:100])
+    assert close(frame_of(tmp_path / "a.png", 10**6), noise(), tolerance=0.0001)
+    assert close(frame_of(tmp_path / "b.jpg", 10**6), noise())
+    with pytest.raises(UsageError, match=r"broken\.png: the picture: expected a JPEG or PNG"):
+        frame_of(tmp_path / "broken.png", 10**6)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cascade import profile
-from miner.commands.plan import members, on_this_machine, sizes
+from miner.commands.plan import cards, members
 from miner.settings import Asked, UsageError, parse
 from models import catalog, planner, weights
 from models.base import ModelError
@@ -62,14 +62,10 @@ def wanted(asked: Fetch) -> list[Entry]:
 
 
 def _refuse_what_does_not_fit(keys: Sequence[str], asked: Fetch) -> None:
-    cards = sizes(asked.gpus) if asked.gpus else on_this_machine()
-    work, _ = planner.jobs(keys, cards)
-    if not work:
+    if not planner.jobs(keys, [])[0]:
         return
-    if not cards:
-        raise UsageError("no card on this machine; to fetch for another one, say which: --gpus 80,80")
     try:
-        planner.place(keys, cards)
+        planner.place(keys, cards(asked.gpus))
     except planner.DoesNotFit as error:
         raise UsageError(
             f"nothing was downloaded: {error}; see ./run_miner.sh plan --profile {asked.names[0]}"

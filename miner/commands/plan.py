@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from cascade import profile
-from miner import profiles
+from miner import gpu, profiles
 from miner.settings import Asked, UsageError, parse
 from models import catalog, planner
 from models.base import ModelUnavailable
@@ -30,25 +29,16 @@ class Plan(Asked):
     explain: bool = Field(False, description="How each figure came about.")
     as_json: bool = Field(False, description="JSON instead of tables.")
 
-    @field_validator("gpus")
-    @classmethod
-    def _sizes(cls, value: str | None) -> str | None:
-        if value is not None:
-            sizes(value)
-        return value
-
 
 def main(arguments: Sequence[str]) -> int:
     asked = parse(Plan, arguments)
-    cards = sizes(asked.gpus) if asked.gpus else on_this_machine()
-    if not cards:
-        raise UsageError("no card on this machine; say which ones to plan for, e.g. --gpus 80,80")
+    room = cards(asked.gpus)
     keys = members(asked.profile) if asked.profile else of_the_plan()
     try:
-        placement, left, refusal = planner.place(keys, cards), list[Job](), ""
+        placement, left, refusal = planner.place(keys, room), list[Job](), ""
     except DoesNotFit as error:
         refusal = str(error)
-        placement, left = planner.what_fits(keys, cards)
+        placement, left = planner.what_fits(keys, room)
     except ModelUnavailable as error:
         raise UsageError(f"{asked.profile}: {error}") from None
     if asked.as_json:
@@ -83,24 +73,24 @@ def sizes(text: str) -> list[float]:
     return found
 
 
-def on_this_machine() -> list[float]:
-    """GB of each NVIDIA card here, from nvidia-smi; none without one."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+def cards(gpus: str | None) -> list[float]:
+    """GB of each card in `gpus`, else of each of this machine, as `serve` counts them. Raises UsageError."""
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [round(float(line) * 2**20 / 1e9, 1) for line in answer.splitlines() if line.strip()]
+        return sizes(gpus) if gpus else [card.room for card in gpu.cards()]
+    except ValueError as error:
+        raise UsageError(f"--gpus: {error}") from None
+    except gpu.NoCards as error:
+        raise UsageError(f"no card on this machine ({error}); say which ones to plan for, e.g. --gpus 80,80") from None
 
 
 def _print(placement: Placement, left: Sequence[Job], refusal: str, asked: Plan) -> None:
     console = Console()
     if not asked.profile:
         console.print(_claims())
-    for card, capacity in enumerate(placement.capacity):
+    for card, size in enumerate(placement.capacity):
         used = placement.used(card)
         table = Table(
-            title=f"GPU {card}: {used:.1f} of {capacity:g} GB reserved, {capacity - used:.1f} free",
+            title=f"GPU {card}: {used:.1f} of {size:g} GB reserved, {size - used:.1f} free",
             title_justify="left",
             box=SIMPLE_HEAD,
         )

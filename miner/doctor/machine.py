@@ -30,12 +30,13 @@ def video_memory(world: World) -> Said:
     if not needed:
         return ok(f"profile {world.settings.profile} needs no card")
     try:
-        free = [(card.memory_total - card.memory_used) / GB for card in world.cards()]
+        cards = world.cards()
     except NoCards as error:
         return fail(f"{world.settings.profile} needs a card; {error}", "choose --profile embedded, or rent a card")
+    free = [(card.memory_total - card.memory_used) / GB for card in cards]
     figure = f"{', '.join(f'{each:.1f}' for each in free)} GB free"
     try:
-        placement = planner.place(keys, free)
+        placement = planner.place(keys, [min(each, card.room) for each, card in zip(free, cards, strict=True)])
     except planner.DoesNotFit as error:
         return fail(f"{figure}; {error}", "choose a smaller --profile, or end what holds the card (see nvidia-smi)")
     return ok(f"{figure}; {len(placement.placed)} processes fit")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from cascade import profile
-from miner import assembly
+from miner import assembly, gpu
+from miner.cli import main
 from miner.gpu import Card, NoCards
 from miner.settings import Settings, UsageError
 from models.base import Model, ModelUnavailable
@@ -98,19 +100,30 @@ def card(index: int) -> Card:
     return Card(index, "H100", 85_520_809_984, 0, 0.0, "580", "13.0")
 
 
-def test_the_miner_asks_the_driver_and_goes_without_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_miner_asks_the_driver_and_goes_without_cards(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     keys = ["qwen3-vl-4b"]
-    monkeypatch.setattr(assembly, "cards", lambda: [card(0), card(1)])
+    for asks in (gpu, assembly):
+        monkeypatch.setattr(asks, "cards", lambda: [card(0), card(1)])
     fleet = assembly.fleet_of(Settings(), keys)
     assert fleet.placement is not None
     assert fleet.placement.capacity == (80.4, 80.4)
     assert assembly.fleet_of(Settings(device="cuda:1"), keys).device_of("qwen3-vl-4b") == "cuda:1"
 
+    assert main(["plan", "--profile", "embedded", "--json"]) == 0  # and plan and fetch say the same as serve does
+    assert [card["capacity_gb"] for card in json.loads(capsys.readouterr().out)["cards"]] == [80.4, 80.4]
+    assert main(["fetch", "one-80gb", "--gpus", "many"]) == 2
+    assert "--gpus: expected GB of each card" in capsys.readouterr().err
+
     def none() -> list[Card]:
         raise NoCards("no driver")
 
-    monkeypatch.setattr(assembly, "cards", none)
+    for asks in (gpu, assembly):
+        monkeypatch.setattr(asks, "cards", none)
     assert assembly.fleet_of(Settings(), keys).device_of("qwen3-vl-4b") == "cpu"
+    assert main(["plan", "--profile", "embedded"]) == main(["fetch", "one-80gb"]) == 2
+    assert capsys.readouterr().err.count("no card on this machine (no driver)") == 2
 
 
 def test_endpoints_come_from_the_settings_with_their_key() -> None:
