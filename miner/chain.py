@@ -27,12 +27,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from miner.metagraph import Neuron, Snapshot
 from miner.mocknet import VALIDATORS, dev_validator
+from models.installing import pip_install
 
 if TYPE_CHECKING:
     from bittensor_wallet import Keypair
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+SDK = "bittensor>=10.5,<11"  # older ones cannot read today's chain, newer ones have no axon
 
 ENDPOINTS = {
     "finney": "wss://entrypoint-finney.opentensor.ai:443",
@@ -278,7 +281,7 @@ class SubtensorChain:
             return ChainAway(f"{self.endpoint} does not answer ({told})")
         return ChainUnreadable(
             f"{self.endpoint} answers what {sdk_version()} cannot read ({told}). When the chain was upgraded, "
-            "update the SDK: pip install --upgrade 'bittensor>=10.5,<11'; else try another --chain-endpoint"
+            f"update the SDK: {pip_install(SDK, '--upgrade')}; else try another --chain-endpoint"
         )
 
 
@@ -378,7 +381,7 @@ def _sdk() -> _Sdk:
             from bittensor.core.settings import TYPE_REGISTRY
             from bittensor_wallet.utils import SS58_FORMAT
     except ImportError as error:
-        raise ChainUnreadable(f"{sdk_version()} does not fit ({error}): pip install 'bittensor>=10.5,<11'") from error
+        raise ChainUnreadable(f"{sdk_version()} does not fit ({error}); {pip_install(SDK)}") from error
     from websockets.exceptions import WebSocketException
     from websockets.sync.client import connect
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from models.installing import pip_install
 from models.planner import MARGIN
 
 GB = 1e9
@@ -38,7 +39,7 @@ def cards() -> list[Card]:
     try:
         nvml = import_module("pynvml")
     except ImportError:
-        raise NoCards("nvidia-ml-py is not installed (extra `gpu`)") from None
+        raise NoCards(f"nvidia-ml-py is not installed; {pip_install('nvidia-ml-py>=12')}") from None
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:

@@ -9,9 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pip_install(package: str) -> str:
-    """The command for a package of an index."""
-    return f"{sys.executable} -m pip install '{package}'"
+def pip_install(package: str, option: str = "") -> str:
+    """The command for a package of an index. option: of pip's, before the package."""
+    return " ".join(filter(None, [sys.executable, "-m pip install", option, f"'{package}'"]))
 
 
 def pip_install_extra(extra: str) -> str:

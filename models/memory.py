@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import BadWeights, Frame, ModelSpec, ModelUnavailable, Opinion
+from models.installing import pip_install
 from models.logistic import fit
 
 Vectors = NDArray[np.float32]
@@ -77,7 +78,7 @@ class UsearchIndex:
         try:
             from usearch.index import Index as Graph  # type: ignore[import-not-found, unused-ignore]
         except ImportError as error:
-            raise ModelUnavailable("a large memory needs the package usearch: pip install usearch") from error
+            raise ModelUnavailable(f"a large memory needs usearch; {pip_install('usearch')}") from error
         self._graph = Graph(ndim=vectors.shape[1], metric="cos")
         self._graph.add(np.arange(len(vectors)), vectors)
 

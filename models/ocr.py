@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.base import BadWeights, Frame, ModelCrashed, ModelSpec, ModelUnavailable, Opinion
+from models.installing import pip_install
 
 PHRASES = Path(__file__).with_name("ocr_phrases.toml")
 
@@ -270,9 +271,7 @@ def _open_engine(threads: int) -> Any:
     try:
         import rapidocr
     except ImportError as error:
-        raise ModelUnavailable(
-            "sign-reading: the package 'rapidocr' is missing; install it: pip install rapidocr"
-        ) from error
+        raise ModelUnavailable(f"sign-reading: rapidocr is missing; {pip_install('rapidocr')}") from error
     _quieten()
     folder = Path(rapidocr.__file__).parent / "models"
     parameters = {
@@ -294,7 +293,7 @@ def _open_engine(threads: int) -> Any:
         engine(blank, use_det=False, use_cls=False, use_rec=True)
     except Exception as error:  # onnxruntime has no common error type
         raise BadWeights(
-            f"sign-reading: {folder} cannot be read ({error}); reinstall: pip install --force-reinstall rapidocr"
+            f"sign-reading: {folder} cannot be read ({error}); {pip_install('rapidocr', '--force-reinstall')}"
         ) from error
     _quieten()  # again: parts that it imports late put the handler back
     return engine
@@ -303,7 +302,7 @@ def _open_engine(threads: int) -> Any:
 def _only(folder: Path, pattern: str) -> Path:
     files = sorted(folder.glob(pattern))
     if not files:
-        raise BadWeights(f"sign-reading: no {pattern} in {folder}; reinstall: pip install --force-reinstall rapidocr")
+        raise BadWeights(f"sign-reading: no {pattern} in {folder}; {pip_install('rapidocr', '--force-reinstall')}")
     return files[0]
 
 

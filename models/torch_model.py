@@ -23,7 +23,7 @@ import numpy as np
 from models import weights
 from models.base import BadWeights, Frame, ModelCrashed, ModelError, ModelSpec, ModelUnavailable, Opinion, OutOfMemory
 from models.catalog import Entry
-from models.installing import pip_install_extra
+from models.installing import pip_install, pip_install_extra
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def require(library: str, minimum: str) -> None:
     if not found:
         raise ModelUnavailable(f"needs {library}; {pip_install_extra('gpu')}")
     if _numbers(found) < _numbers(minimum):
-        raise ModelUnavailable(f"needs {library} >= {minimum}, found {found}; pip install -U {library}")
+        raise ModelUnavailable(f"needs {library} >= {minimum}, found {found}; {pip_install(f'{library}>={minimum}')}")
 
 
 def state_directory() -> Path:

@@ -11,6 +11,7 @@ losing a request.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -68,8 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         heap.few_heaps()
         return uvloop.run(Miner(settings).run())
     except (UsageError, WalletError, ChainError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        said = str(error)
+    except OSError as error:  # a folder that cannot be written to, a full disk
+        if error.filename is None:
+            raise
+        said = f"{error.filename}: {error.strerror}"
+    sys.stderr.write(f"error: {said}\n")
+    return 2
 
 
 class Miner:
@@ -78,8 +84,9 @@ class Miner:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.hotkey = _hotkey(settings)
-        self.versions = _versions(settings)
-        self.parts = Parts(settings, self._chosen() or own(settings))
+        self.versions = Versions(settings.state / "versions")
+        mine = own(settings)
+        self.parts = Parts(settings, self._chosen() or mine)
         self.profile = self.parts.chosen.profile
         self.metrics = Metrics()
         self.recent = Recent()
@@ -175,7 +182,7 @@ class Miner:
         try:
             await server.start()
         except OSError as error:
-            raise UsageError(f"axon port {settings.axon_port}: {error.strerror}; choose another: --axon-port") from None
+            raise _cannot_listen("axon", self._host, settings.axon_port, error) from None
         stack.push_async_callback(server.stop)
         return server
 
@@ -218,6 +225,8 @@ class Miner:
         self.metrics.chain_age.set_function(lambda: watch.age)
         self.metrics.chain_block.set_function(lambda: watch.snapshot.block)
         log.info("%s serves subnet %d on port %d", self.address, settings.subnet, self.server.port)
+        if settings.dashboard_token or loopback(settings.health_host):
+            log.info("dashboard: http://%s:%d/", settings.health_host, settings.health_port)
 
     async def _reached_at(self) -> tuple[str, int] | None:
         """(ip, port) to announce; None leaves the address that the chain showed last."""
@@ -247,8 +256,7 @@ class Miner:
         try:
             await server.start()
         except OSError as error:
-            wrong = f"health port {settings.health_port}: {error.strerror}"
-            raise UsageError(f"{wrong}; choose another: --health-port") from None
+            raise _cannot_listen("health", settings.health_host, settings.health_port, error) from None
         stack.push_async_callback(server.stop)
 
     def _catch_signals(self) -> None:
@@ -343,12 +351,11 @@ class Miner:
             self.metrics.drifting(learning.drift, [alarm.kind for alarm in learning.alarms], learning.watch.shift)
 
 
-def _versions(settings: Settings) -> Versions:
-    try:
-        return Versions(settings.state / "versions")
-    except OSError as error:
-        wrong = f"state directory {settings.state}: {error.strerror}"
-        raise UsageError(f"{wrong}; make it writable, or choose another: --state-dir") from None
+def _cannot_listen(name: str, host: str | None, port: int, error: OSError) -> UsageError:
+    held = error.errno in {errno.EADDRINUSE, errno.EACCES}
+    place = f"{name} port {port}" if held else f"{name} address {host}"
+    flag = f"--{name}-port" if held else f"--{name}-host"
+    return UsageError(f"{place}: {str(error.strerror).partition(' (')[0]}; choose another: {flag}")
 
 
 def _hotkey(settings: Settings) -> Keypair:

@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_no_traceback_is_shown(
         "error: runs: No such file or directory; the report goes to ./runs: start in a folder that can be written\n"
     )
     assert cli.main(["improve", "audit", "--state-dir", "/proc/state"]) == 2
-    assert "error: /proc/state: No such file or directory; choose another --state-dir" in capsys.readouterr().err
+    assert "error: state directory /proc/state: No such file or directory; make it writable" in capsys.readouterr().err
 
 
 def test_who_reads_the_first_line_only_sees_no_traceback() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -115,11 +116,12 @@ def test_an_unknown_profile_is_named() -> None:
         cards_for("nonsense")
 
 
-def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     shown = run(capsys)
     assert "not measured" in shown
     assert "--price-per-hour" in shown
-    assert "--emission" in shown
+    assert "Break-even: give --emission, --burned, --alpha-price; --network finney asks the chain" in shown
     assert "$576" in shown
     assert "$3,285 a month" in shown
 
@@ -128,9 +130,25 @@ def test_a_full_bill(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     monkeypatch.setenv("COLUMNS", "160")
     pay = ["--emission", "1000", "--burned", "0.5", "--alpha-price", "2"]
     shown = run(capsys, "--cards", "1", "--pictures-per-second", "20", "--training-hours", "10", *pay)
-    assert "RunPod, 1 x H100 80GB" in shown
-    assert "4.78 - 5.50 % of the emission" in shown
+    assert "RunPod, H100 80GB" in shown
+    assert "4.78-5.50 %" in shown
     assert "10 hours on one card, from $20" in shown
+
+
+def test_what_was_given_is_not_asked_for_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert "Break-even: give --burned;" in run(capsys, "--emission", "1000", "--alpha-price", "2")
+
+
+def test_no_figure_is_broken_at_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    pay = ["--emission", "1000", "--burned", "0.5", "--alpha-price", "2"]
+    shown = run(capsys, "--cards", "8", "--pictures-per-second", "20", *pay)
+    figures = r"2026-01 +34\.00-40\.00 +24,820-29,200 +[\d,]+-[\d,]+ +[\d.]+-[\d.]+ % *$"
+    assert re.search(figures, shown, re.MULTILINE)
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_a_machine_of_your_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def silent(url: str, headers: Mapping[str, str] | None = None) -> bytes:
 
 
 def no_cards() -> list[Card]:
-    raise NoCards("nvidia-ml-py is not installed (extra `gpu`)")
+    raise NoCards("nvidia-ml-py is not installed")
 
 
 def settings(tmp_path: Path, *flags: str) -> Settings:
@@ -177,6 +177,13 @@ def test_the_offset_comes_from_a_time_servers_answer(ntp_server: tuple[int, floa
 def test_cards_are_named_with_driver_and_cuda(tmp_path: Path) -> None:
     finding = look("driver and CUDA", world(tmp_path, cards=lambda: [CARD, replace(CARD, index=1)]))
     assert (finding.verdict, finding.figure) == (Outcome.OK, "2 x H100, driver 570.1, CUDA 12.8")
+
+
+def test_no_card_is_well_where_the_profile_needs_none(tmp_path: Path) -> None:
+    finding = look("driver and CUDA", world(tmp_path, cards=no_cards))
+    assert (finding.verdict, finding.figure) == (Outcome.OK, "no card seen; profile embedded needs none")
+    finding = look("driver and CUDA", world(tmp_path, "--profile", "one-80gb", cards=no_cards))
+    assert (finding.verdict, finding.figure) == (Outcome.UNKNOWN, "nvidia-ml-py is not installed")
 
 
 @pytest.mark.parametrize(("free_gb", "verdict"), [(None, Outcome.FAIL), (0.5, Outcome.FAIL), (79, Outcome.OK)])
@@ -517,6 +524,16 @@ def test_a_miner_that_nobody_asks_is_told_of(tmp_path: Path, ago: float | None, 
 
 def test_a_health_port_beyond_this_machine_is_warned_of(tmp_path: Path) -> None:
     assert look("health port", world(tmp_path, "--health-host", "0.0.0.0")).verdict is Outcome.WARN
+
+
+def test_a_health_port_that_something_else_holds_fails(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        finding = look("health port", world(tmp_path, "--health-port", port))
+        assert (finding.verdict, finding.figure) == (Outcome.FAIL, f"127.0.0.1:{port}: Address already in use")
+        assert "--health-port" in finding.remedy
+        ours = world(tmp_path, "--health-port", port, fetch=health(True, 8091))
+        assert look("health port", ours).verdict is Outcome.OK
 
 
 def test_a_newer_revision_at_the_origin_is_told_of(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ class TestContract:
         import rapidocr
 
         monkeypatch.setattr(rapidocr, "__file__", str(tmp_path / "__init__.py"))
-        with pytest.raises(BadWeights, match="pip install --force-reinstall rapidocr"):
+        with pytest.raises(BadWeights, match="-m pip install --force-reinstall 'rapidocr'"):
             SignReader().load("cpu")
 
     def test_damaged_networks_are_named_with_the_remedy(self, monkeypatch, tmp_path):

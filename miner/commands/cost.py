@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if asked.as_json:
         sys.stdout.write(json.dumps(_plain(cards, rate, worked, income, table.plan), indent=2) + "\n")
     else:
-        _print(Console(soft_wrap=True), asked, cards, rate, worked, why, table.plan)
+        _print(Console(), asked, cards, rate, worked, why, table.plan)
     return 0
 
 
@@ -90,18 +90,21 @@ def _running(asked: Cost) -> float | None:
 
 def _income(asked: Cost) -> tuple[Income | None, str]:
     """The subnet's pay, and what is missing when it cannot be said."""
-    emission, burned = asked.emission, asked.burned
+    emission, burned, instead = asked.emission, asked.burned, ""
     if emission is None or burned is None:
         try:
             told = read_chain(asked).told
-        except (NotAsked, ChainError) as error:
-            instead = ", or --network finney" if asked.network == "mock" else ""
-            return None, f"break-even: give --emission, --burned and --alpha-price{instead} ({error})"
-        emission = told.emission if emission is None else emission
-        burned = told.burned if burned is None else burned
+        except NotAsked:
+            instead = "; --network finney asks the chain for the first two"
+        except ChainError as error:
+            instead = f"; {error}"
+        else:
+            emission = told.emission if emission is None else emission
+            burned = told.burned if burned is None else burned
     missing = {"--emission": emission, "--burned": burned, "--alpha-price": asked.alpha_price}
     if emission is None or burned is None or asked.alpha_price is None:
-        return None, f"break-even: give {', '.join(flag for flag, value in missing.items() if value is None)}"
+        flags = ", ".join(flag for flag, value in missing.items() if value is None)
+        return None, f"Break-even: give {flags}{instead}."
     return Income(emission, burned, asked.alpha_price), ""
 
 
@@ -132,17 +135,15 @@ def _print(
 
 
 def _table(worked: Sequence[Bill]) -> Table:
-    table = Table(box=None, padding=(0, 2))
-    for title in ("offer", "as of"):
-        table.add_column(title, overflow="fold")
-    for title in ("$ an hour", "$ a day", "$ a month", "pictures\na €", "pays from"):
-        table.add_column(title, justify="right", overflow="fold")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("offer", overflow="fold")
+    for title in ("as of", "$ an hour", "$ a month", "pictures a €", "pays from"):
+        table.add_column(title, justify="right", no_wrap=True)
     for bill in worked:
         table.add_row(
-            f"{bill.provider}, {bill.cards} x {bill.card}" if bill.provider != "yours" else "yours",
+            f"{bill.provider}, {bill.card}" if bill.provider != "yours" else "yours",
             bill.date if bill.provider != "yours" else "entered",
             _span(bill.usd_an_hour, "{:.2f}"),
-            _span(bill.usd_a_day, "{:.0f}"),
             _span(bill.usd_a_month, "{:,.0f}"),
             _span(bill.pictures_per_euro, "{:,.0f}") if bill.pictures_per_euro else "?",
             _share(bill.break_even),
@@ -152,7 +153,7 @@ def _table(worked: Sequence[Bill]) -> Table:
 
 def _span(one: Range, form: str) -> str:
     low, high = form.format(one.low), form.format(one.high)
-    return low if low == high else f"{low} - {high}"
+    return low if low == high else f"{low}-{high}"
 
 
 def _share(one: Range | None) -> str:
@@ -160,7 +161,7 @@ def _share(one: Range | None) -> str:
         return "?"
     if one.low > 1:
         return "never"
-    return _span(one.times(100), "{:.2f}") + " % of the emission"
+    return _span(one.times(100), "{:.2f}") + " %"
 
 
 def _plain(

@@ -6,15 +6,16 @@ import stat
 import time
 from importlib.metadata import PackageNotFoundError, version
 
-from miner.chain import ChainError, ChainUnreadable, register_command
+from miner.chain import SDK, ChainError, ChainUnreadable, register_command
 from miner.doctor.finding import Said, fail, ok, unknown, warn
 from miner.doctor.world import NotAsked, World
+from models.installing import pip_install
 
 NEVER_ASKED_STAKE = 40_096.0  # validators do not ask a miner that holds a permit and more stake than this
 
 
 def sdk(world: World) -> Said:
-    remedy = "pip install 'bittensor>=10.5,<11': older ones cannot read today's chain, newer ones have no axon"
+    remedy = f"{pip_install(SDK)} (older ones cannot read today's chain, newer ones have no axon)"
     try:
         installed = version("bittensor")
     except PackageNotFoundError:

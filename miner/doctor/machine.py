@@ -19,15 +19,18 @@ def python(_: World) -> Said:
 
 
 def driver(world: World) -> Said:
-    found = world.cards()
+    try:
+        found = world.cards()
+    except NoCards:
+        if _needs_card(world):
+            raise
+        return ok(f"no card seen; profile {world.settings.profile} needs none")
     names = ", ".join(sorted({card.name for card in found}))
     return ok(f"{len(found)} x {names}, driver {found[0].driver}, CUDA {found[0].cuda}")
 
 
 def video_memory(world: World) -> Said:
-    keys = [entry.key for entry in members(world.settings.profile)]
-    needed, _ = planner.jobs(keys, [80.0])
-    if not needed:
+    if not _needs_card(world):
         return ok(f"profile {world.settings.profile} needs no card")
     try:
         cards = world.cards()
@@ -36,10 +39,19 @@ def video_memory(world: World) -> Said:
     free = [(card.memory_total - card.memory_used) / GB for card in cards]
     figure = f"{', '.join(f'{each:.1f}' for each in free)} GB free"
     try:
-        placement = planner.place(keys, [min(each, card.room) for each, card in zip(free, cards, strict=True)])
+        placement = planner.place(_keys(world), [min(each, card.room) for each, card in zip(free, cards, strict=True)])
     except planner.DoesNotFit as error:
         return fail(f"{figure}; {error}", "choose a smaller --profile, or end what holds the card (see nvidia-smi)")
     return ok(f"{figure}; {len(placement.placed)} processes fit")
+
+
+def _keys(world: World) -> list[str]:
+    return [entry.key for entry in members(world.settings.profile)]
+
+
+def _needs_card(world: World) -> bool:
+    """Whether the profile has models that need a card."""
+    return bool(planner.jobs(_keys(world), [80.0])[0])
 
 
 def disk(world: World) -> Said:

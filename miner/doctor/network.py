@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 from pydantic import BaseModel, ConfigDict, IPvAnyAddress, ValidationError
 
 from miner.doctor.finding import Said, fail, ok, unknown, warn
-from miner.doctor.world import PATIENCE, World
+from miner.doctor.world import PATIENCE, World, listen
 
 
 class SeenFrom(BaseModel):
@@ -39,7 +39,7 @@ def port(world: World) -> Said:
     if miner and miner.get("axon", {}).get("port") == settings.axon_port:
         return ok(f"{settings.axon_port} is held by the running miner")
     try:
-        _listen(settings.axon_host or "", settings.axon_port).close()
+        listen(settings.axon_host or "", settings.axon_port).close()
     except OSError as error:
         return fail(
             f"{settings.axon_port}: {error.strerror}", f"ss -ltnp 'sport = :{settings.axon_port}' shows the owner"
@@ -54,7 +54,7 @@ def reachable(world: World) -> Said:
         return unknown("nobody outside was asked", "--reflector https://ifconfig.co lets that site try the port")
     announced = settings.external_port or settings.axon_port
     try:
-        listener = _listen(settings.axon_host or "", settings.axon_port)
+        listener = listen(settings.axon_host or "", settings.axon_port)
     except OSError:
         listener = None  # the miner itself is listening
     try:
@@ -99,13 +99,3 @@ def _reflected(world: World, path: str, expected: type[Echo]) -> Echo:
         came = repr(said[:80].decode(errors="replace")) + ("..." if len(said) > 80 else "")
     fields = " and ".join(f'"{name}"' for name in expected.model_fields)
     raise NotEchoip(f"{url}: expected JSON with {fields}, got {came}")
-
-
-def _listen(host: str, at: int) -> socket.socket:
-    """A socket that listens on one address, or on all of them, IPv4 and IPv6. Raises OSError."""
-    if host:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, at), family=family)
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", at), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", at))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from miner.doctor.finding import Said, fail, ok, unknown, warn
-from miner.doctor.world import World
+from miner.doctor.world import World, listen
 
 
 def miner(world: World) -> Said:
@@ -33,6 +33,14 @@ def last_challenge(world: World) -> Said:
 
 def health_port(world: World) -> Said:
     host = world.settings.health_host
+    if world.running() is None:
+        try:
+            listen(host, world.settings.health_port).close()
+        except OSError as error:
+            return fail(
+                f"{host}:{world.settings.health_port}: {str(error.strerror).partition(' (')[0]}",
+                f"ss -ltnp 'sport = :{world.settings.health_port}' shows the owner; or --health-port",
+            )
     if host in {"127.0.0.1", "::1", "localhost"}:
         return ok(f"{host}:{world.settings.health_port}, this machine only")
     return warn(

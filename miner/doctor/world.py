@@ -72,6 +72,16 @@ def fetch(url: str, headers: Mapping[str, str] | None = None) -> bytes:
         return bytes(answer.read())
 
 
+def listen(host: str, at: int) -> socket.socket:
+    """A socket that listens on one address, or on all of them, IPv4 and IPv6. Raises OSError."""
+    if host:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, at), family=family)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", at), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", at))
+
+
 def newest_revision() -> tuple[str, str]:
     """(revision of this checkout, revision of its origin). Raises OSError or SubprocessError."""
     git = ["git", "-C", str(ROOT)]

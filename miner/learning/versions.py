@@ -35,7 +35,8 @@ class Versions:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"{error.filename}: {error.strerror}; choose another --state-dir") from None
+            wrong = f"state directory {error.filename}: {error.strerror}"
+            raise UsageError(f"{wrong}; make it writable, or choose another: --state-dir") from None
 
     @property
     def gate_file(self) -> Path:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from models.base import BadWeights, Frame, ModelCrashed, ModelSpec, ModelUnavailable, Opinion
 from models.embedded.view import SIDE, fitted, mirrored, resize
+from models.installing import pip_install
 from models.once import Once
 
 HERE = Path(__file__).parent
@@ -97,7 +98,7 @@ class Embedded:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ModelUnavailable("onnxruntime is missing; install it with: pip install onnxruntime") from error
+            raise ModelUnavailable(f"onnxruntime is missing; {pip_install('onnxruntime')}") from error
         weights = _checked(self._folder / "roadwork.onnx", self._folder / "model_card.json")
         self._calibrations = {k: Calibration.read(self._folder / "calibration.json", k) for k in ("wire", "native")}
         options = onnxruntime.SessionOptions()

