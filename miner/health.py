@@ -19,6 +19,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 
+STOP_SECONDS = 1  # a request that has not ended by then is given up: it would keep the miner from stopping
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where something listens. port 0: not bound yet."""
@@ -76,12 +79,15 @@ class HealthServer:
         listener = socket.create_server(
             (self._host, self._port), family=socket.AF_INET6 if ":" in self._host else socket.AF_INET
         )
-        self._server = _NoSignals(uvicorn.Config(self._app, log_config=None, access_log=False, lifespan="off"))
+        config = uvicorn.Config(
+            self._app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_SECONDS
+        )
+        self._server = _NoSignals(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         return int(listener.getsockname()[1])
 
     async def stop(self) -> None:
-        """Stop listening; waits until it has."""
+        """Stop listening, and give up what is not answered within a second."""
         if self._server and self._task:
             self._server.should_exit = True
             await self._task

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import httpx
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from miner.health import Address, HealthServer, Readiness, health_app
@@ -71,3 +73,22 @@ async def test_the_server_listens_on_a_free_port_and_stops() -> None:
     async with httpx.AsyncClient() as http:
         assert (await http.get(f"http://127.0.0.1:{port}/livez")).json() == {"alive": True}
     await server.stop()
+
+
+async def test_a_request_that_never_ends_does_not_keep_the_server_from_stopping() -> None:
+    reading = asyncio.Event()
+
+    async def review(request: Request) -> Response:
+        reading.set()
+        await request.body()
+        return Response()
+
+    server = HealthServer(
+        health_app(lambda: READY, lambda: b"", [Route("/review", review, methods=["POST"])]), "127.0.0.1", 0
+    )
+    _, writer = await asyncio.open_connection("127.0.0.1", await server.start())
+    writer.write(b"POST /review HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
+    async with asyncio.timeout(60.0):
+        await reading.wait()
+        await server.stop()
+    writer.close()
