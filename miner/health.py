@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-
 STOP_SECONDS = 1  # a request that has not ended by then is given up: it would keep the miner from stopping
 
 

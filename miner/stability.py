@@ -6,6 +6,7 @@ Below 0.1 nothing moved, above 0.25 something did (the usual reading in credit s
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,10 +105,10 @@ def embedding_psi(reference: NDArray[np.floating], current: NDArray[np.floating]
 def _read(path: Path) -> NDArray[np.float16]:
     """The reference that a former run kept; empty when there is none that can be read."""
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             return np.asarray(held["embeddings"], dtype=np.float16)[:REFERENCE]
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         log.warning("%s: the first pictures' embeddings cannot be read (%s); taking new ones", path, error)
     return np.empty((0, 0), dtype=np.float16)

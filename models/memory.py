@@ -11,6 +11,7 @@ Up to some 50,000 memories numpy finds neighbours in milliseconds; above that pa
 from __future__ import annotations
 
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +134,10 @@ class Memory:
         if self._path is None or not self._path.is_file():
             return
         try:
-            with np.load(self._path, allow_pickle=False) as held:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 vectors, labels = held["vectors"].astype(np.float32), held["labels"].astype(np.int64)
                 representative = held["representative"].astype(bool)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BadWeights(f"{self._path}: expected a memory (vectors, labels), {error}; delete it") from error
         self.replace(vectors, labels, representative)
 

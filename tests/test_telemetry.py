@@ -267,9 +267,12 @@ def test_the_first_pictures_survive_a_restart(tmp_path: Path, caplog: pytest.Log
     for embedding in pictures(500, 2, moved=1.0):
         again.add(embedding)
     assert again.psi() > 0.25
-    (tmp_path / "first.npz").write_bytes(b"cut short")
-    assert math.isnan(EmbeddingDrift(tmp_path / "first.npz").psi())
-    assert "taking new ones" in caplog.text
+    whole = (tmp_path / "first.npz").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", bytes(len(whole)), b"no archive"):  # a full disk, a power cut
+        (tmp_path / "first.npz").write_bytes(damaged)
+        caplog.clear()
+        assert math.isnan(EmbeddingDrift(tmp_path / "first.npz").psi())
+        assert "taking new ones" in caplog.text
 
 
 def test_what_drifts_is_exposed_and_forgotten_when_it_is_over() -> None:

@@ -120,9 +120,14 @@ def test_it_is_written_and_read_again(tmp_path: Path) -> None:
 
 
 def test_a_broken_file_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "memory.npz").write_bytes(b"not a zip")
-    with pytest.raises(BadWeights, match="delete it"):
-        Memory(embed, tmp_path / "memory.npz").load("cpu")
+    whole = Memory(embed)
+    whole.replace(*world(300, 0))
+    whole.save(tmp_path / "memory.npz")
+    held = (tmp_path / "memory.npz").read_bytes()
+    for damaged in (held[: len(held) // 2], b"", bytes(len(held)), b"not a zip"):  # a full disk, a power cut
+        (tmp_path / "memory.npz").write_bytes(damaged)
+        with pytest.raises(BadWeights, match="delete it"):
+            Memory(embed, tmp_path / "memory.npz").load("cpu")
     (tmp_path / "head.json").write_text("{}")
     with pytest.raises(BadWeights, match="improve"):
         Head(embed, tmp_path / "head.json").load("cpu")
