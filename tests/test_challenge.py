@@ -115,6 +115,7 @@ def test_a_folder_gives_every_picture_of_the_label_with_its_source(tmp_path):
         save(tmp_path / f"city{i}" / "roadwork" / "a.png", (250, 0, 0))
         save(tmp_path / f"city{i}" / "clear" / "a.png", (0, 0, 250))
     source = FolderSource(tmp_path)
+    assert (source.kind, source.name) == ("folder", str(tmp_path))
     rng = np.random.default_rng(0)
     taken = [source.picture(1, rng) for _ in range(60)]
     assert {name for _, name in taken} == {"city0", "city1", "city2", "city3"}
@@ -168,3 +169,10 @@ def test_gray_and_transparent_pictures_become_rgb():
         buffer = io.BytesIO()
         Image.new(mode, (5, 4)).save(buffer, "PNG")
         assert decoded(buffer.getvalue(), "x").shape == (4, 5, 3)
+
+
+def test_no_other_format_is_a_picture():
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4)).save(buffer, "GIF")
+    with pytest.raises(ValueError, match="x: expected a JPEG or PNG picture"):
+        decoded(buffer.getvalue(), "x")

@@ -129,6 +129,7 @@ def test_a_server_that_is_slow_is_left_with_the_command_to_ask_again(
     kept.states = ["pending"]
     code, shown = walk(wallets, REGISTERED, "--server", address, "--model-repo", "me/mine", "--yes")
     assert code == 1
+    assert "Not finished (pending)" in shown
     assert f"curl -s {address}/participants/registration-status/88" in shown
 
 
@@ -158,7 +159,16 @@ def test_a_wrong_signature_is_refused_by_the_server(server: tuple[ApplicationSer
         submit(server[1], {**body, "message": "1795000001"})
 
 
-@pytest.mark.parametrize("address", ["http://server.example", "ftp://server.example", "server.example", ""])
+@pytest.mark.parametrize(
+    "address", ["https://server.example", "http://127.0.0.1:8000", "http://localhost", "http://[::1]:80"]
+)
+def test_encrypted_addresses_and_this_machine_may_be_posted_to(address: str) -> None:
+    assert checked(address) == checked(address + "/") == address
+
+
+@pytest.mark.parametrize(
+    "address", ["http://server.example", "ftp://server.example", "ftp://localhost", "server.example", "https://", ""]
+)
 def test_only_encrypted_addresses_are_posted_to(address: str) -> None:
     with pytest.raises(RegistrationError, match="expected an https:// address"):
         checked(address)

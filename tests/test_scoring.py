@@ -59,8 +59,9 @@ def replay(history):
     return scorer.standing
 
 
-def test_a_perfect_miner_reaches_one():
-    standing = replay([(0.9, 1), (0.1, 0)] * 100)
+@pytest.mark.parametrize(("yes", "no"), [(0.9, 0.1), (1.0, 0.0)])
+def test_a_perfect_miner_reaches_one(yes, no):
+    standing = replay([(yes, 1), (no, 0)] * 100)
     assert (standing.mcc, standing.accuracy, standing.reward) == (1.0, 1.0, 1.0)
     assert standing.score == pytest.approx(1.0, abs=0.001)
 

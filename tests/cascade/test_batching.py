@@ -79,6 +79,22 @@ async def test_results_go_back_to_the_right_caller_in_one_batch() -> None:
     assert model.closed
 
 
+async def test_a_model_is_loaded_and_warm_before_it_is_asked() -> None:
+    done: list[str] = []
+
+    class Noting(Fake):
+        def load(self, device: str) -> None:
+            done.append(f"loaded on {device}")
+
+        def warm_up(self) -> None:
+            done.append("warmed up")
+
+    async with working(Noting("fake", lambda frame: float(len(done)))) as worker:
+        worker.put(each := job())
+        assert (await each.future).logit == 2.0
+    assert done == ["loaded on cpu", "warmed up"]
+
+
 async def test_callers_take_turns() -> None:
     queue = FairQueue()
     for caller, count in (("busy", 6), ("quiet", 2), ("other", 1)):
@@ -267,7 +283,8 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_its_thread_ends() -> N
 
 async def test_stopping_fails_what_is_queued_and_lets_what_has_begun_end() -> None:
     gate = Gate()
-    async with working(Fake("fake", 1.0, fault=gate)) as worker:
+    seen: list[Exception | None] = []
+    async with working(Fake("fake", 1.0, fault=gate), on_batch=seen.append) as worker:
         first = await held(worker, gate)
         queued, gone = job(), job()
         gone.future.cancel()
@@ -278,6 +295,7 @@ async def test_stopping_fails_what_is_queued_and_lets_what_has_begun_end() -> No
             await queued.future
         gate.open.set()
         assert (await first.future).logit == 1.0
+    assert seen == []  # of a model that is given up, nobody wants to know how it does
 
 
 async def test_the_expected_time_grows_with_the_queue() -> None:

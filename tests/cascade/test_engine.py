@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cascade_helpers import PATIENT, QUICK, Clock, picture, profile_of, running, tier, until
@@ -306,15 +307,21 @@ async def test_another_tier_that_cannot_be_loaded_is_left_out_and_named() -> Non
 
 
 async def test_each_model_goes_to_its_device_and_is_closed_with_the_engine() -> None:
-    for device, expected in (("cuda:0", ("cuda:0", "cuda:0")), ({"a": "cpu", "b": "cuda:1"}.get, ("cpu", "cuda:1"))):
+    devices: list[tuple[dict[str, Any], tuple[str, str]]] = [
+        ({}, ("cpu", "cpu")),
+        ({"device": "cuda:0"}, ("cuda:0", "cuda:0")),
+        ({"device": {"a": "cpu", "b": "cuda:1"}.get}, ("cpu", "cuda:1")),
+    ]
+    for device, expected in devices:
         a, b = Fake("a"), Fake("b")
-        engine = Engine(TWO, {"a": a, "b": b}, device=device)  # type: ignore[arg-type]
+        engine = Engine(TWO, {"a": a, "b": b}, **device)
         await engine.start()
         assert not a.closed
         await engine.close()
         assert (a.device, b.device) == expected
         assert a.closed
         assert b.closed
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})  # nobody looks after them any more
 
 
 async def test_the_canary_goes_through_every_model() -> None:
@@ -337,10 +344,12 @@ async def test_not_ready_before_the_models_are_loaded() -> None:
 
 
 async def test_reload_loses_no_request_and_closes_what_is_no_longer_needed() -> None:
-    a, b, c = Fake("a", 0.5), Fake("b", 0.4, fault=slow(0.1)), Fake("c", 0.3)
-    async with running(TWO, [a, b]) as engine:
+    a, b, c = Fake("a", 0.5), Fake("b", 0.4, fault=slow(0.05)), Fake("c", 0.3)
+    one_by_one = Member(model="b", timeout_ms=PATIENT, batching=Batching(max_size=1))  # so that some wait their turn
+    async with running(profile_of(tier("cheap", "a"), tier("dear", one_by_one)), [a, b]) as engine:
+        await engine.decide(picture(), soon())
         begun = [asyncio.create_task(engine.decide(picture(), soon())) for _ in range(5)]
-        await until(lambda: b.batches)
+        await until(lambda: len(b.batches) == 2)
         await engine.replace(profile_of(tier("cheap", "a"), tier("other", "c")), {"c": c})
         assert b.closed
         assert not a.closed

@@ -162,10 +162,13 @@ def test_a_member_that_the_fit_does_not_know_is_not_heard() -> None:
 
 
 def test_the_interval_of_a_fit_is_shifted_like_the_probability() -> None:
-    e = Fusion(dict.fromkeys(KEYS, 1.0), fit=FIT, prevalence=0.25).estimate({"a": 0.0, "b": 0.0})
+    fusion = Fusion(dict.fromkeys(KEYS, 1.0), fit=FIT, prevalence=0.25)
+    e = fusion.estimate({"a": 0.0, "b": 0.0})
     z = 0.4 * float(FIT.members["a"].apply(0.0)) + 0.9 * -0.4
     low, high = FIT.subsets["a+b"].interval.interval(z)  # type: ignore[union-attr]
     assert (e.low, e.high) == pytest.approx((sigmoid(float(low) + 0.2), sigmoid(float(high) + 0.2)))
+    many = fusion.estimates({"a": np.zeros(3), "b": np.zeros(3)})
+    assert np.transpose(many) == pytest.approx(np.array([[e.probability, e.low, e.high]] * 3))
 
 
 def test_a_fit_survives_json() -> None:
