@@ -339,16 +339,19 @@ class Miner:
         looked = time.monotonic()
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
-            if self.versions.current() != self._seen:
-                await self._reload()
-            if self.learning is None:
-                continue
-            learning = self.learning
-            learning.follow(self.profile)
-            if time.monotonic() - looked > DRIFT_SECONDS:
-                looked = time.monotonic()
-                await asyncio.to_thread(learning.refresh)
-            self.metrics.drifting(learning.drift, [alarm.kind for alarm in learning.alarms], learning.watch.shift)
+            try:
+                if self.versions.current() != self._seen:
+                    await self._reload()
+                if self.learning is None:
+                    continue
+                learning = self.learning
+                learning.follow(self.profile)
+                if time.monotonic() - looked > DRIFT_SECONDS:
+                    looked = time.monotonic()
+                    await asyncio.to_thread(learning.refresh)
+                self.metrics.drifting(learning.drift, [alarm.kind for alarm in learning.alarms], learning.watch.shift)
+            except Exception as error:  # a disk that fails for a moment must not end this for good
+                log.error("versions and drift could not be looked at: %s: %s", type(error).__name__, error)
 
 
 def _cannot_listen(name: str, host: str | None, port: int, error: OSError) -> UsageError:
