@@ -106,7 +106,6 @@ def views(directory: Path, rows: int) -> None:
         "stats, ever": lambda: reading.stats(0.0),
         "stats, last day": lambda: reading.stats(now - 86400),
         "scores, last week": lambda: reading.scores(now - 7 * 86400, now),
-        "recent 100": lambda: reading.recent(100),
         "labelled, last week": lambda: reading.labelled(now - 7 * 86400),
         "waiting 500": lambda: reading.waiting(500),
         "reviewed 5000": lambda: reading.reviewed(5000),

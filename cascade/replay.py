@@ -62,12 +62,12 @@ def _answer(
     return opinion
 
 
-def what_if(records: Sequence[Record], profile: Profile, seconds: float = 8.0) -> WhatIf:
+def what_if(records: Sequence[Record], profile: Profile) -> WhatIf:
     """Replay all of `records` (at least one) under `profile`."""
     if not records:
         raise ValueError("expected at least one trace record, got none")
     fusion = profile.fused()
-    verdicts = [replay(record, profile, fusion, seconds) for record in records]
+    verdicts = [replay(record, profile, fusion) for record in records]
     known = [(r.label, v.probability) for r, v in zip(records, verdicts, strict=True) if r.label >= 0]
     labels = [label for label, _ in known]
     n = len(records)

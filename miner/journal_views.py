@@ -148,15 +148,9 @@ class Views:
         )
         return 3600.0 * (row[0][0] or 0)
 
-    def recent(self, most: int = 100) -> list[dict[str, Any]]:
-        """The newest requests, newest first."""
-        rows = self._rows(_RECENT, (most,))
-        names = ("at", "sha256", "caller", "version", "probability", "source", "stop", "milliseconds", "fault", "label")
-        return [dict(zip(names, row, strict=True)) for row in rows]
-
-    def labelled(self, since: float = 0.0, until: float = 1e12, embedder: str = "") -> list[Example]:
-        """Pictures labelled in [since, until), each with its newest opinions and the vector of `embedder`."""
-        return [_example(row) for row in self._rows(_LABELLED, (embedder, since, until))]
+    def labelled(self, since: float = 0.0, embedder: str = "") -> list[Example]:
+        """Pictures labelled since a Unix time, each with its newest opinions and the vector of `embedder`."""
+        return [_example(row) for row in self._rows(_LABELLED, (embedder, since))]
 
     def labelled_share(self, since: float) -> tuple[int, int]:
         """Labels of representative pictures since a Unix time, and how many of them are road work."""
@@ -256,16 +250,13 @@ _BAND = """SELECT id, phash FROM pictures WHERE ((phash >> {shift}) & 65535) = ?
     ORDER BY id DESC LIMIT ?"""
 _HOURS = """SELECT version, caller, sum(n), sum(roadwork), sum(faults), sum(milliseconds), max(slowest)
     FROM hours WHERE hour >= ? GROUP BY 1, 2 ORDER BY 3 DESC"""
-_RECENT = """SELECT r.at, lower(hex(p.sha256)), c.name, v.name, r.probability, r.source, r.stop, r.milliseconds,
-    r.fault, p.label FROM requests r LEFT JOIN pictures p ON p.id = r.picture JOIN names c ON c.id = r.caller
-    JOIN names v ON v.id = r.version ORDER BY r.id DESC LIMIT ?"""
 _LABELLED = """SELECT p.sha256, p.width, p.height, p.label, p.labelled, p.label_source, v.name, r.at, r.probability,
     r.low, r.high, r.source, r.stop, r.degraded, r.milliseconds, r.opinions, k.lot, e.vector
     FROM pictures p JOIN requests r ON r.id = (SELECT max(id) FROM requests WHERE picture = p.id
         AND source IN ('cascade', 'partial'))
     JOIN names v ON v.id = r.version LEFT JOIN kept k ON k.picture = p.id
     LEFT JOIN embeddings e ON e.picture = p.id AND e.model = ?
-    WHERE p.label IS NOT NULL AND p.labelled >= ? AND p.labelled < ? ORDER BY p.labelled, p.id"""
+    WHERE p.label IS NOT NULL AND p.labelled >= ? ORDER BY p.labelled, p.id"""
 _LABELLED_SHARE = """SELECT count(*), sum(p.label) FROM pictures p LEFT JOIN kept k ON k.picture = p.id
     WHERE p.label IS NOT NULL AND p.labelled >= ? AND (p.label_source <> 'human' OR k.lot = 1)"""
 _WAITING = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, k.lot, NULL FROM kept k

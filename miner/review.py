@@ -52,9 +52,9 @@ def loopback_only(handler: Handler) -> Handler:
     return guarded
 
 
-def routes(journal: Journal, guard: Guard = loopback_only, clock: Callable[[], float] = time.time) -> list[Route]:
+def routes(journal: Journal, guard: Guard = loopback_only) -> list[Route]:
     """The page (`/review`) and what it asks. guard: who may look; the dashboard's own does."""
-    desk = Desk(journal, Views(journal.directory), clock)
+    desk = Desk(journal, Views(journal.directory))
     return [
         Route("/review", guard(desk.page)),
         Route("/review/queue.json", guard(desk.queue)),
@@ -68,8 +68,8 @@ def routes(journal: Journal, guard: Guard = loopback_only, clock: Callable[[], f
 class Desk:
     """The handlers. The journal is read in threads and written through its own writer."""
 
-    def __init__(self, journal: Journal, views: Views, clock: Callable[[], float]) -> None:
-        self._journal, self._views, self._clock = journal, views, clock
+    def __init__(self, journal: Journal, views: Views) -> None:
+        self._journal, self._views = journal, views
 
     async def page(self, _: Request) -> Response:
         return page_response("review.html")
@@ -81,7 +81,7 @@ class Desk:
         return JSONResponse({"pictures": told}, headers={"Cache-Control": "no-store"})
 
     async def progress(self, _: Request) -> Response:
-        now = self._clock()
+        now = time.time()
         found = await asyncio.to_thread(self._views.progress, now - now % 86400)
         return JSONResponse(found, headers={"Cache-Control": "no-store"})
 
@@ -115,7 +115,7 @@ class Desk:
             return _refused(503, f"not written: {error}")
 
     def _queue(self) -> list[Candidate]:
-        progress = self._views.progress(self._clock())
+        progress = self._views.progress(time.time())
         valued = ordered(self._views.waiting(LOOKED_AT), progress["roadwork"], progress["clear"], SERVED)
         return mixed(valued, self._views.drawn(SERVED), SERVED)
 

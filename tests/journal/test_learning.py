@@ -51,7 +51,7 @@ async def test_an_answer_is_on_record_repeated_at_once_and_reviewable(tmp_path: 
     assert answers == [0.8, 0.8, 0.8]
     assert (engine.asked, learning.repeats.answered) == (2, 1)
     learning.journal.flush()
-    assert [row["source"] for row in learning.views.recent()] == ["journal", "cascade", "cascade"]
+    assert [row["source"] for row in learning.views.rows()] == ["cascade", "cascade", "journal"]
     app = Starlette(routes=learning.routes())  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         assert (await client.get("/review")).status_code == 200
