@@ -95,7 +95,8 @@ def small(frame: Frame) -> NDArray[np.uint8]:
 
 
 class Dashboard:
-    """What `/` shows. host: the health port's address. token: who knows it may look; required beyond loopback."""
+    """What `/` shows. host: the health port's address. token: who knows it may look; required beyond loopback. review:
+    whether the review page is beside it."""
 
     def __init__(
         self,
@@ -107,10 +108,12 @@ class Dashboard:
         host: str,
         token: str = "",
         cards: Callable[[], Sequence[Card]] = driver_cards,
+        *,
+        review: bool = False,
     ) -> None:
         self._recent, self._metrics, self._readiness = recent, metrics, readiness
         self._models, self._snapshot, self._cards = models, snapshot, cards
-        self._loopback, self._token = loopback(host), token
+        self._loopback, self._token, self._review = loopback(host), token, review
         if token and len(token) < SHORTEST_TOKEN:
             raise ValueError(f"dashboard token: expected at least {SHORTEST_TOKEN} characters, got {len(token)}")
 
@@ -168,6 +171,7 @@ class Dashboard:
         return {
             "now": time.time(),
             "count": self._recent.count,
+            "review": self._review,
             "miner": asdict(self._readiness()),
             "chain": _chain(self._snapshot()),
             "gpus": [asdict(card) for card in await asyncio.to_thread(self._found_cards)],

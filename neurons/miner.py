@@ -245,12 +245,20 @@ class Miner:
     async def _start_health(self, stack: AsyncExitStack) -> None:
         settings = self.settings
         token = settings.dashboard_token.get_secret_value() if settings.dashboard_token else ""
+        reviewed = self.learning if token or loopback(settings.health_host) else None
         dashboard = Dashboard(
-            self.recent, self.metrics, self.readiness, self.engine.state, self.view, settings.health_host, token
+            self.recent,
+            self.metrics,
+            self.readiness,
+            self.engine.state,
+            self.view,
+            settings.health_host,
+            token,
+            review=reviewed is not None,
         )
         pages = dashboard.routes()
-        if self.learning and (token or loopback(settings.health_host)):
-            pages += self.learning.routes(dashboard.guarded)
+        if reviewed:
+            pages += reviewed.routes(dashboard.guarded)
         app = health_app(self.readiness, self.metrics.exposition, pages)
         server = HealthServer(app, settings.health_host, settings.health_port)
         try:

@@ -68,11 +68,10 @@ def cards() -> Sequence[Card]:
 class Miner:
     """A miner's health port with everything behind it but the miner."""
 
-    def __init__(self, host: str = "127.0.0.1", token: str = "") -> None:
+    def __init__(self, host: str = "127.0.0.1", token: str = "", review: bool = False) -> None:
         self.recent, self.metrics = Recent(), Metrics(cards=cards)
-        page = Dashboard(
-            self.recent, self.metrics, readiness, lambda: {"embedded": State()}, lambda: SNAPSHOT, host, token, cards
-        )
+        models, view = lambda: {"embedded": State()}, lambda: SNAPSHOT
+        page = Dashboard(self.recent, self.metrics, readiness, models, view, host, token, cards, review=review)
         self.app: Starlette = health_app(readiness, self.metrics.exposition, page.routes())
 
     def answers(self, *answered: Answered) -> None:
@@ -110,6 +109,12 @@ async def test_state_has_what_the_page_shows() -> None:
     assert [opinion["model"] for opinion in first["verdict"]["opinions"]] == ["embedded", "sign-reading"]
     assert first["verdict"]["failures"][0]["kind"] == "timeout"
     assert (last["fault"], last["picture"], last["verdict"]) == ("BadPicture", False, None)
+
+
+@pytest.mark.parametrize("review", [True, False])
+async def test_the_review_page_is_linked_where_there_is_one(review: bool) -> None:
+    async with Miner(review=review).client() as client:
+        assert (await client.get("/dashboard/state.json")).json()["review"] is review
 
 
 async def test_only_news_is_sent() -> None:
@@ -228,7 +233,7 @@ async def test_the_page_may_load_nothing_from_elsewhere() -> None:
 
 @pytest.fixture
 def served() -> Iterator[tuple[Miner, str]]:
-    miner = Miner()
+    miner = Miner(review=True)
     server = uvicorn.Server(uvicorn.Config(miner.app, port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
@@ -262,6 +267,7 @@ def test_the_page_in_a_browser(served: tuple[Miner, str], tmp_path: Path, width:
         miner.answers(answer(0.9, 1), UNREADABLE, answer(0.25, 0))
         page.locator("#answer-3").wait_for()
         assert page.locator("#status").inner_text() == "ready"
+        assert page.get_by_role("link", name="Review").get_attribute("href") == "/review"
         assert page.locator("#answers li").count() == 3
         assert "0.250" in page.locator("#detail .big").inner_text()  # the newest is chosen by itself
         page.wait_for_function("document.querySelector('#detail img').naturalWidth > 0")
