@@ -166,7 +166,8 @@ def load(path_or_name: str | Path) -> Profile:
     try:
         fit = Fit.model_validate_json(artefact.read_bytes())
     except ValidationError as error:
-        raise ProfileError(f"{artefact}: {_first(error)}; run calibrate again or remove the file") from error
+        wrong = fault(error.errors()[0], ())
+        raise ProfileError(f"{artefact}: {wrong}; run calibrate again or remove the file") from error
     return _checked({**data, "fit": fit, "band": fit.band}, artefact)
 
 

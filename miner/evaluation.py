@@ -18,7 +18,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cascade.verdict import Verdict
+from miner.assembly import frame_of
 from miner.challenge import decoded, encoded
+from miner.decode import MAX_PIXELS
 from models import metrics
 from models.base import Frame
 from models.data import levels
@@ -84,32 +86,32 @@ async def evaluate(
     level: int | None = None,
     seed: int = 0,
     on_scored: Callable[[Scored], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Evaluation:
     """Ask `decide` about every picture, one after the other, and measure.
 
     level 0..3 changes each picture as the validators did in January 2026, their JPEG included, the same for the same
-    seed; None leaves it as the file has it. on_scored: called after each picture. Raises ValueError for no pictures
-    or a file that is no picture.
+    seed; None leaves it as the file has it. on_scored: called after each picture. Raises ValueError for no pictures,
+    UsageError for a file that is no picture or one of more than `max_pixels`.
     """
     if not pictures:
         raise ValueError("expected at least one labelled picture, got none")
     scored: list[Scored] = []
     for index, picture in enumerate(pictures):
-        frame = await asyncio.to_thread(read, picture, level, [seed, index])
+        frame = await asyncio.to_thread(read, picture, level, [seed, index], max_pixels)
         scored.append(Scored(picture, await decide(frame)))
         if on_scored is not None:
             on_scored(scored[-1])
     return measured(scored, level, seed)
 
 
-def read(picture: Labelled, level: int | None, seed: Sequence[int]) -> Frame:
+def read(picture: Labelled, level: int | None, seed: Sequence[int], max_pixels: int = MAX_PIXELS) -> Frame:
     """The picture as the cascade would get it."""
-    data = picture.path.read_bytes()
-    pixels = decoded(data, str(picture.path))
-    if level is not None:
-        data = encoded(levels.apply(pixels, level, np.random.default_rng(seed)))
-        pixels = decoded(data, str(picture.path))
-    return Frame(pixels, hashlib.sha256(data).hexdigest())
+    frame = frame_of(picture.path, max_pixels)
+    if level is None:
+        return frame
+    data = encoded(levels.apply(frame.pixels, level, np.random.default_rng(seed)))
+    return Frame(decoded(data, str(picture.path)), hashlib.sha256(data).hexdigest())
 
 
 def measured(scored: Iterable[Scored], level: int | None, seed: int) -> Evaluation:

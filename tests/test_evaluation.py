@@ -6,12 +6,14 @@ import hashlib
 import json
 from functools import partial
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from cascade.verdict import Source, Stop, Verdict
 from miner.evaluation import evaluate, read
+from miner.settings import UsageError
 from models import metrics
 from models.data.labelled import Labelled, read_folder
 
@@ -77,6 +79,22 @@ def test_native_pictures_reach_the_cascade_as_the_file_has_them(tmp_path):
     assert frame.sha256 == hashlib.sha256(picture.path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(("level", "size"), [(None, (48, 64)), (0, (224, 224))])
+def test_a_camera_that_was_held_upright_is_turned_as_for_validators(tmp_path, level, size):
+    """Left half red: turned by the EXIF orientation, the red is on top."""
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:, :32, 0] = 200
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    path = tmp_path / "phone" / "clear" / "upright.jpg"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(pixels).save(path, exif=orientation)
+    frame = read(Labelled(path, 0, "phone", "phone"), level, [0, 0])
+    assert frame.size == size
+    top, bottom = np.array_split(frame.pixels[..., 0], 2)
+    assert top.mean() > 150 > 50 > bottom.mean()
+
+
 def test_a_level_gives_the_validators_224_square_and_the_same_for_the_same_seed(tmp_path):
     picture = folder(tmp_path, 1, 1)[1]
     one, two, other = (read(picture, 3, seed) for seed in ([0, 1], [0, 1], [1, 1]))
@@ -122,5 +140,5 @@ async def test_no_pictures_and_broken_pictures_are_named(tmp_path):
     broken = tmp_path / "x" / "clear" / "broken.jpg"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"broken\.jpg"):
+    with pytest.raises(UsageError, match=r"broken\.jpg"):
         await evaluate([Labelled(broken, 0, "x", "x")], sees_red)

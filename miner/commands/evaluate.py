@@ -65,6 +65,8 @@ async def _evaluate(settings: Evaluate) -> list[Evaluation]:
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task("Scoring", total=len(pictures) * len(levels))
             return [
-                await evaluate(pictures, decide, level, settings.seed, lambda _: progress.advance(task))
+                await evaluate(
+                    pictures, decide, level, settings.seed, lambda _: progress.advance(task), settings.max_pixels
+                )
                 for level in levels
             ]

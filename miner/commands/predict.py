@@ -27,7 +27,7 @@ class Predict(Settings):
     """Probability of road work in pictures and clips, one JSON line each."""
 
     takes = DECIDING
-    images: CliPositionalArg[list[Path]] = Field(description="JPEG files; videos, where PyAV is installed.")
+    images: CliPositionalArg[list[Path]] = Field(description="JPEG or PNG files; videos, where PyAV is installed.")
     seconds: float = Field(8.0, gt=0, description="Time each picture may take.")
     every: float = Field(0.5, gt=0, description="Seconds between the pictures looked at in a clip.")
 
@@ -35,7 +35,7 @@ class Predict(Settings):
 def main(arguments: Sequence[str]) -> int:
     settings = parse(Predict, arguments)
     if missing := [str(path) for path in settings.images if not path.is_file()]:
-        raise UsageError(f"no such file: {', '.join(missing)}; expected JPEG pictures or videos")
+        raise UsageError(f"no such file: {', '.join(missing)}; expected JPEG or PNG pictures, or videos")
     return asyncio.run(_predict(settings))
 
 

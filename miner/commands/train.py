@@ -103,7 +103,7 @@ async def ask(profile: str, pictures: Sequence[Labelled], file: TextIO) -> None:
             for picture in progress.track(pictures, description=f"Asking {profile}"):
                 try:
                     frame = frame_of(picture.path, settings.max_pixels)
-                except UsageError as error:  # validators send JPEG only, so the cascade has no opinion of others
+                except UsageError as error:  # a file that is no picture
                     progress.console.print(
                         f"[yellow]no verdict[/] {escape(str(error))}", highlight=False, soft_wrap=True
                     )
