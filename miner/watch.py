@@ -151,7 +151,10 @@ class Watch:
         if self._failures:
             log.warning("chain: back after %d failed attempts, block %d", self._failures, snapshot.block)
         self._failures, self.failure = 0, ""
-        if self._restored or snapshot.block > self._snapshot.block:  # an older block comes from a node that lags
+        back = snapshot.block < self._snapshot.block and self.age > self._pace.stale  # else it is a node that lags
+        if back and not self._restored:
+            log.warning("chain: went back from block %d to %d", self._snapshot.block, snapshot.block)
+        if self._restored or back or snapshot.block > self._snapshot.block:
             self._snapshot, self._restored, self._warn_at = snapshot, False, self._pace.stale
             self._keep()
             self._tell_registration()
@@ -188,7 +191,7 @@ class Watch:
         now = self._clock()
         if self._announce_at is None or self.me is None or (self.me.ip, self.me.port) == self._announce_at:
             return
-        if now - self._served_at < self._pace.served:
+        if 0 <= now - self._served_at < self._pace.served:  # less than 0: the clock was put back
             return
         self._served_at = now
         ip, port = self._announce_at

@@ -608,6 +608,18 @@ class TestWatch:
         world.step()
         assert world.watch() is newest
 
+    def test_a_block_that_was_never_reached_does_not_freeze_the_view(self, caplog):
+        """One wrong answer, or a chain that was rolled back; a restart was once the only way out."""
+        world = World()
+        world.chain.stuck = 10**12
+        world.step()
+        world.chain.stuck = None
+        world.live(Pace().stale)
+        world.step(2)
+        assert 1 < world.watch().block < 100
+        assert world.watch.age <= Pace().every
+        assert "went back" in caplog.text
+
     def test_deregistration_and_return_are_said_once(self, caplog):
         caplog.set_level(logging.INFO)
         world = World(remedy="btcli subnet register --netuid 72")
@@ -667,6 +679,14 @@ class TestAnnouncing:
         world.live(1900)
         assert [later - earlier for earlier, later in pairwise(attempts)] == [600, 600, 600]
         assert "rate limit; trying again in 10 min" in caplog.text
+
+    def test_a_clock_that_is_put_back_does_not_keep_a_new_address_from_being_announced(self):
+        world = World(announce=("203.0.113.7", 8091))
+        world.step(2)
+        world.clock.now -= 24 * 3600
+        world.watch.announce("203.0.113.8", 8091)
+        world.step()
+        assert world.chain.served == 2
 
     def test_an_address_that_is_none_is_refused(self):
         with pytest.raises(ValueError, match="does not appear to be an IPv4 or IPv6 address"):
