@@ -49,6 +49,14 @@ def test_mock_refuses_what_it_cannot_do_before_it_starts_anything(
     assert says in capsys.readouterr().err
 
 
+def test_predict_says_of_a_folder_how_its_pictures_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("street").mkdir()
+    assert cli.main(["predict", "street"]) == 2
+    assert "street: expected a JPEG or PNG picture, or a video, got a folder; name its files: street/*.jpg" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_folder_that_cannot_be_written_is_named_and_no_traceback_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ import yaml
 from miner import reference
 from miner.chain import register_command
 from miner.cli import COMMANDS
+from miner.profiles import members
 from miner.telemetry import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,6 +114,11 @@ def test_files_of_the_checkout_that_are_named_exist() -> None:
     for page in BY_HAND:
         for name in re.findall(r"\b((?:deploy|miner|cascade|models|requirements)/[\w./@-]+\.\w+)\b", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_the_quick_start_names_every_gated_model_of_its_profile() -> None:
+    linked = set(re.findall(r"https://huggingface\.co/([\w-]+/[\w-]+)", (DOCS / "quickstart.md").read_text()))
+    assert linked == {entry.repository for entry in members("one-80gb") if entry.gated}
 
 
 def test_the_cards_packages_are_those_of_the_extra() -> None:

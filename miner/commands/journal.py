@@ -24,7 +24,10 @@ from miner.settings import STATE, Settings, UsageError, parse
 
 
 class Stats(Settings):
-    """Requests, answers, faults and labels on record, by version and caller."""
+    """Requests, answers, faults and labels on record, by version and caller.
+
+    Also: journal export DIR, journal label FILE.
+    """
 
     takes = STATE
     days: float = Field(7, ge=0, description="Count the last so many days; 0: ever.")

@@ -124,6 +124,9 @@ def _list(asked: Models) -> None:
         sys.stdout.write(json.dumps([facts(entry) for entry in entries], indent=1) + "\n")
         return
     console = Console()
+    if not entries:
+        console.print("No model is all of that; without flags all are listed.", highlight=False)
+        return
     wide = console.width >= NARROW
     table = Table(
         title=f"{len(entries)} models; models show NAME tells more"

@@ -34,8 +34,10 @@ class Predict(Settings):
 
 def main(arguments: Sequence[str]) -> int:
     settings = parse(Predict, arguments)
-    if missing := [str(path) for path in settings.images if not path.is_file()]:
-        raise UsageError(f"no such file: {', '.join(missing)}; expected JPEG or PNG pictures, or videos")
+    for path in settings.images:
+        if not path.is_file():
+            came = f"a folder; name its files: {path}/*.jpg" if path.is_dir() else "no such file"
+            raise UsageError(f"{path}: expected a JPEG or PNG picture, or a video, got {came}")
     return asyncio.run(_predict(settings))
 
 

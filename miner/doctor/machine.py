@@ -24,7 +24,7 @@ def driver(world: World) -> Said:
     except NoCards:
         if _needs_card(world):
             raise
-        return ok(f"no card seen; profile {world.settings.profile} needs none")
+        return ok(f"profile {world.settings.profile} needs no card")
     names = ", ".join(sorted({card.name for card in found}))
     return ok(f"{len(found)} x {names}, driver {found[0].driver}, CUDA {found[0].cuda}")
 

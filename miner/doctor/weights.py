@@ -53,7 +53,9 @@ def readable(world: World) -> Said:
         return ok(f"profile {world.settings.profile} needs no token")
     token = hub_token()
     if not token:
-        return fail(f"no token, and gated: {', '.join(gated)}", "huggingface-cli login, after accepting each licence")
+        return fail(
+            f"no token, and gated: {', '.join(gated)}", "accept each licence on its page there, then set HF_TOKEN"
+        )
     refused = [name for name in gated if not _granted(world, name, token)]
     if refused:
         pages = " ".join(f"https://huggingface.co/{name}" for name in refused)

@@ -170,6 +170,8 @@ def test_the_list_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
         "yolo-master-n",
         "yoloe-26-x",
     }
+    assert command.main(["--licence", "none such"]) == 0
+    assert capsys.readouterr().out == "No model is all of that; without flags all are listed.\n"
     assert "llama-4-maverick" not in keys(["--fits", "80"], capsys)
     assert "llama-4-maverick" in keys(["--fits", "220"], capsys)
     assert "sam3" in keys(["--level", "1"], capsys)  # the plan's SAM 3 detector
