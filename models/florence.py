@@ -62,6 +62,7 @@ class Florence2(Detecting):
             max_new_tokens=len(self._form),
             num_beams=1,
             do_sample=False,
+            no_repeat_ngram_size=0,  # published with 3, which keeps a phrase from the place of another
             output_logits=True,
             return_dict_in_generate=True,
         )

@@ -42,6 +42,20 @@ def test_boxes_and_scores_are_the_librarys(model: Florence2, checkpoints: Path, 
         assert [box.score for box in ours] == pytest.approx(expected, rel=1e-3)
 
 
+@torch.inference_mode()
+def test_each_place_is_the_most_likely_one_also_where_two_phrases_are_seen_at_the_same(
+    model: Florence2, frames: list[Frame]
+) -> None:
+    model.model.get_output_embeddings().weight.data[model._places[7:]] = 0  # few places, so that they come again
+    tokens, logits = model.generate(frames)
+    places = torch.tensor(model._places)
+    chosen = torch.isin(tokens[:, 1:], places)
+    likely = places[logits[..., places].argmax(-1)]
+    assert (tokens[:, 1:] == likely)[chosen].all()
+    boxes = [box.corners for box in model.detect(frames[:1])[0]]
+    assert len(set(boxes)) < len(boxes), "nothing came twice: this proves nothing"
+
+
 def test_the_place_follows_the_picture(model: Florence2, frames: list[Frame]) -> None:
     first, second = (model.generate([frame])[0].tolist() for frame in frames[:2])
     assert first != second

@@ -441,6 +441,7 @@ def florence2(directory: Path) -> None:
     )
     model = randomised(tf.Florence2ForConditionalGeneration(config), 3)
     model.model.language_model.shared.weight.data.normal_(generator=torch.Generator().manual_seed(4))
+    model.generation_config.no_repeat_ngram_size = 3  # as the published ones have it
     model.save_pretrained(directory)
     pictures = tf.CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
     pictures.image_seq_length = 5
