@@ -84,9 +84,7 @@ class Bench:
     def alone(self, key: str, directory: Path) -> Row:
         started = time.perf_counter()
         model = self.loaded(key, directory)
-        forward = getattr(
-            getattr(model, "encoder", model), "_forward" if hasattr(model, "encoder") else "forward", None
-        )
+        forward = getattr(model, "forward", None)
         row: Row = {
             "precision": "bf16" if self.on_card else "fp32",
             "runs": "graph" if isinstance(forward, Graphs) else "eager",
@@ -151,7 +149,7 @@ class Bench:
             raise failed[0]
 
     def milliseconds(self, ask: Callable[[Sequence[Frame]], Any], batch: int) -> float:
-        """Median over fresh pictures (a picture seen before costs an encoder nothing); of slow models, over fewer."""
+        """Median over fresh pictures (one seen before costs some models less); of slow models, over fewer."""
         rng = np.random.default_rng(batch)
         spent: list[float] = []
         while len(spent) < self.rounds + WARM_UPS and (len(spent) < WARM_UPS + 3 or sum(spent) < LONGEST_MS):

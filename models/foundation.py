@@ -1,30 +1,25 @@
 """Foundation encoders (DINOv3, SigLIP2, C-RADIO) with own heads: features once per picture, shared by every head.
 
-Models of one worker that name the same repository share one encoder in memory, and its last features: whoever asks
-first pays. A head file holds any number of heads; the one named "roadwork" answers, the others are evidence.
+A head file holds any number of heads; the one named "roadwork" answers, the others are evidence.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.base import BadWeights, Frame
 from models.catalog import Entry
-from models.torch_model import Answer, Forward, TorchModel, state_directory
+from models.torch_model import Answer, TorchModel, state_directory
 
 ANSWER = "roadwork"
-REMEMBERED = 256  # pictures whose features are kept
 
 
 @dataclass(frozen=True)
@@ -63,43 +58,10 @@ class Heads:
         return cls(names, weight, bias, told.get("encoder", ""))
 
 
-class Encoder:
-    """One encoder on one device. Features (N, D) are float32 on the CPU, remembered by the picture's digest.
-
-    pictures: frames to pixel values; forward: pixel values to pooled features, both on the device.
-    """
-
-    def __init__(self, pictures: Callable[[Sequence[Frame]], Any], forward: Forward) -> None:
-        self._pictures, self._forward = pictures, forward
-        self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
-        self.pictures = 0  # that went through the network, so that tests can count
-
-    def features(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
-        """(N, D) float32: the pooled output of each picture."""
-        with self._lock:
-            fresh = list({frame.sha256: frame for frame in frames if frame.sha256 not in self._known}.values())
-            if fresh:
-                rows = self._encode(fresh)
-                self.pictures += len(fresh)
-                self._known.update((frame.sha256, row) for frame, row in zip(fresh, rows, strict=True))
-            found = np.stack([self._known[frame.sha256] for frame in frames])
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-            return found
-
-    def _encode(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = self._forward(self._pictures(frames)).float().cpu().numpy()
-        return rows
-
-
 def pooled(model: Any, pixels: Any) -> Any:
     """Features (N, D) of pixel values (N, 3, H, W)."""
     out = model(pixel_values=pixels)
     return out.summary if hasattr(out, "summary") else out.pooler_output  # C-RADIO has its own name for it
-
-
-_encoders: WeakValueDictionary[tuple[Path, str], Encoder] = WeakValueDictionary()
 
 
 class Foundation(TorchModel):
@@ -120,19 +82,18 @@ class Foundation(TorchModel):
                 f"{self.entry.key}: {path} was trained on features of {self._heads.encoder!r}, "
                 f"not of {self.entry.repository!r}"
             )
-        self.encoder = self._shared(directory)
+        self.processor = self._preprocessor(directory)
+        self.model = self._pretrained(directory)
+        self.pictures = import_module("models.pictures").Pictures(self.processor, self.device, self.dtype)
+        self.forward = self._accelerated(self.model, partial(pooled, self.model), self.pictures)
 
-    def _shared(self, directory: Path) -> Encoder:
-        shared = _encoders.get((directory, self.device))
-        if shared is None:
-            model = self._pretrained(directory)
-            pictures = import_module("models.pictures").Pictures(self._preprocessor(directory), self.device, self.dtype)
-            shared = Encoder(pictures, self._accelerated(model, partial(pooled, model), pictures))
-            _encoders[directory, self.device] = shared
-        return shared
+    def features(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+        """(N, D): the pooled output of each picture."""
+        rows: NDArray[np.float32] = self.forward(self.pictures(frames)).float().cpu().numpy()
+        return rows
 
     def _answer(self, frames: Sequence[Frame]) -> list[Answer]:
-        features = self.encoder.features(frames)
+        features = self.features(frames)
         if features.shape[1] != self._heads.weight.shape[1]:
             raise BadWeights(
                 f"{self.entry.key}: a head for {self._heads.weight.shape[1]} features, "
@@ -145,10 +106,6 @@ class Foundation(TorchModel):
         told = dict(zip(self._heads.names, (float(value) for value in row), strict=True))
         answer = told.pop(ANSWER)
         return answer, {"heads": {name: round(float(1 / (1 + np.exp(-value))), 4) for name, value in told.items()}}
-
-    def _unload(self) -> None:
-        if hasattr(self, "encoder"):
-            del self.encoder
 
 
 def heads_path(entry: Entry) -> Path:

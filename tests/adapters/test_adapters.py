@@ -186,20 +186,23 @@ def test_an_old_library_is_named_with_the_command_that_mends_it(checkpoints: Pat
         model.load("cpu")
 
 
-# ---- heads on shared features ----------------------------------------------------------------------------------------
+# ---- encoders and their heads ----------------------------------------------------------------------------------------
 
 
-def test_two_models_of_one_encoder_share_its_weights_and_its_features(checkpoints: Path, frames: list[Frame]) -> None:
-    first, second = made("dinov3-s", checkpoints), made("dinov3-s", checkpoints)
-    second.heads_file = head(second.entry, checkpoints, ("roadwork",))
-    first.load("cpu")
-    second.load("cpu")
-    assert first.encoder is second.encoder
-    first.assess(frames)
-    second.assess(frames)
-    assert first.encoder.pictures == 3, "the second model encoded the pictures again"
-    first.close()
-    assert len(second.assess(frames)) == 3
+def test_a_picture_that_was_seen_tries_the_encoder_all_the_same(
+    checkpoints: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The canary is always the same picture: it must tell of the network, not of what is remembered."""
+    model = made("dinov3-s", checkpoints)
+    model.load("cpu")
+    model.assess(frames)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(model.model, "forward", fail)
+    with pytest.raises(ModelCrashed, match="device-side assert"):
+        model.assess(frames)
 
 
 def test_an_encoder_without_a_head_or_with_anothers_is_refused(

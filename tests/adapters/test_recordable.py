@@ -60,8 +60,7 @@ def test_the_forward_can_be_recorded(key: str, checkpoints: Path) -> None:
     model = made(key, checkpoints)
     assert isinstance(model, TorchModel)
     model.load("cpu")
-    encoder = getattr(model, "encoder", None)
-    forward, pictures = (encoder._forward, encoder._pictures) if encoder else (model.forward, model.pictures)
+    forward, pictures = model.forward, model.pictures
     graphs = Graphs(recordable(forward), pictures.example, sizes=(1, 2), record=record)
     assert {len(leaf) for leaf in tree_leaves(graphs(pictures.example))} == {1}
 
