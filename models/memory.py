@@ -4,8 +4,6 @@ The k nearest neighbours by cosine similarity vote, nearer ones louder, both lab
 are remembered; the vote is calibrated by leaving each of a sample of memories out (Platt). `evidence["novelty"]` in
 [0, 1] is the share of memories that lie nearer to their own nearest neighbour than this picture does to its: at 0.95 it
 is further from everything than 95 % of what was ever seen is from the rest.
-
-Up to some 50,000 memories numpy finds neighbours in milliseconds; above that pass `UsearchIndex` (package `usearch`).
 """
 
 from __future__ import annotations
@@ -20,8 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import BadWeights, Frame, ModelSpec, ModelUnavailable, Opinion
-from models.installing import pip_install
+from models.base import BadWeights, Frame, ModelSpec, Opinion
 from models.logistic import fit
 
 Vectors = NDArray[np.float32]
@@ -48,52 +45,21 @@ MAX_LOGIT = 6.0  # neighbours alone never make anything surer than 0.9975
 SHARPNESS = 10.0  # a neighbour nearer by 0.1 in cosine counts e times as much
 
 
-class Index(Protocol):
-    """Finds neighbours among unit vectors by the position they were given in."""
-
-    def build(self, vectors: Vectors) -> None:
-        """Hold exactly these (N, D)."""
-
-    def search(self, queries: Vectors, k: int) -> tuple[NDArray[np.int64], Vectors]:
-        """Positions and cosine similarities (Q, k), nearest first."""
-
-
-class NumpyIndex:
-    """Compares with all: exact, and fast enough for tens of thousands."""
-
-    def build(self, vectors: Vectors) -> None:
-        self._vectors = vectors
-
-    def search(self, queries: Vectors, k: int) -> tuple[NDArray[np.int64], Vectors]:
-        similarity = queries @ self._vectors.T
-        k = min(k, similarity.shape[1])
-        top = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        top = np.take_along_axis(top, np.argsort(-np.take_along_axis(similarity, top, 1), axis=1), 1)
-        return top.astype(np.int64), np.take_along_axis(similarity, top, 1)
-
-
-class UsearchIndex:
-    """A graph (HNSW): approximate, for hundreds of thousands. Needs the package `usearch`."""
-
-    def build(self, vectors: Vectors) -> None:
-        try:
-            from usearch.index import Index as Graph  # type: ignore[import-not-found, unused-ignore]
-        except ImportError as error:
-            raise ModelUnavailable(f"a large memory needs usearch; {pip_install('usearch')}") from error
-        self._graph = Graph(ndim=vectors.shape[1], metric="cos")
-        self._graph.add(np.arange(len(vectors)), vectors)
-
-    def search(self, queries: Vectors, k: int) -> tuple[NDArray[np.int64], Vectors]:
-        found = self._graph.search(queries, min(k, len(self._graph)))
-        keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
-        return keys.astype(np.int64), (1.0 - distances).astype(np.float32)
+def nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[NDArray[np.int64], Vectors]:
+    """Positions and cosine similarities (Q, k) of the vectors (N, D) nearest to the queries (Q, D), nearest first; all
+    of unit length."""
+    similarity = queries @ vectors.T
+    k = min(k, similarity.shape[1])
+    top = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+    top = np.take_along_axis(top, np.argsort(-np.take_along_axis(similarity, top, 1), axis=1), 1)
+    return top.astype(np.int64), np.take_along_axis(similarity, top, 1)
 
 
 @dataclass(frozen=True)
 class _Store:
     """One state of the memory, replaced as a whole. vectors (N, D) unit length; labels (N,)."""
 
-    index: Index
+    vectors: Vectors
     labels: NDArray[np.int64]
     nearest: Vectors  # sorted similarities of left-out memories to their own nearest neighbour
     slope: float
@@ -114,10 +80,9 @@ class Memory:
         path: Path | None = None,
         bound: int = 20_000,
         k: int = 15,
-        make_index: Callable[[], Index] = NumpyIndex,
         key: str = "memory",
     ) -> None:
-        self._embed, self._path, self._bound, self._k, self._make_index = embed, path, bound, k, make_index
+        self._embed, self._path, self._bound, self._k = embed, path, bound, k
         self._spec = ModelSpec(key, "nearest neighbours", "numpy", "Memory")
         self._store: _Store | None = None
         self._held: tuple[Vectors, NDArray[np.int64], NDArray[np.bool_]] | None = None
@@ -185,7 +150,7 @@ class Memory:
         vectors, labels = unit(vectors[kept]), labels[kept].astype(np.int64)
         store = None
         if min(int(labels[honest].sum()), int(honest.sum()) - int(labels[honest].sum())) >= LEAST:
-            store = _built(self._make_index(), vectors, labels, self._k, np.flatnonzero(honest))
+            store = _built(vectors, labels, self._k, np.flatnonzero(honest))
         self._held, self._store = (vectors, labels, honest), store
 
     def save(self, path: Path) -> None:
@@ -200,7 +165,7 @@ class Memory:
 
     def _asked(self, store: _Store, vectors: Vectors) -> tuple[NDArray[np.float64], Vectors]:
         """Log-odds (N,) and the neighbours' similarities (N, k)."""
-        where, similarity = store.index.search(vectors, self._k)
+        where, similarity = nearest(vectors, store.vectors, self._k)
         raw = votes(similarity, store.labels[where], _balance(store.labels))
         return np.clip(store.slope * raw + store.bias, -MAX_LOGIT, MAX_LOGIT), similarity
 
@@ -235,15 +200,14 @@ def _balance(labels: NDArray[np.int64]) -> tuple[float, float]:
     return 0.5 / (1.0 - share), 0.5 / share
 
 
-def _built(index: Index, vectors: Vectors, labels: NDArray[np.int64], k: int, honest: NDArray[np.int64]) -> _Store:
-    index.build(vectors)
+def _built(vectors: Vectors, labels: NDArray[np.int64], k: int, honest: NDArray[np.int64]) -> _Store:
     left_out = np.random.default_rng(0).permutation(honest)[:SAMPLE]
-    where, similarity = index.search(vectors[left_out], k + 1)
+    where, similarity = nearest(vectors[left_out], vectors, k + 1)
     itself = where == left_out[:, None]
-    itself[~itself.any(axis=1), -1] = True  # an approximate index may miss it: then the furthest goes
+    itself[~itself.any(axis=1), -1] = True  # among many that are equal to it it may be left out
     rows = (len(left_out), where.shape[1] - 1)
     where, similarity = where[~itself].reshape(rows), similarity[~itself].reshape(rows)
     raw = votes(similarity, labels[where], _balance(labels))
     weights, bias = fit(raw[:, None], labels[left_out])
     prior = float(np.log(labels[left_out].mean() / (1.0 - labels[left_out].mean())))  # the opinion speaks at even odds
-    return _Store(index, labels, np.sort(similarity[:, 0]), max(float(weights[0]), 0.0), bias - prior)
+    return _Store(vectors, labels, np.sort(similarity[:, 0]), max(float(weights[0]), 0.0), bias - prior)
