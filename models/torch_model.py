@@ -21,7 +21,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from models import weights
-from models.base import BadWeights, Frame, ModelCrashed, ModelError, ModelSpec, ModelUnavailable, Opinion, OutOfMemory
+from models.base import (
+    BadWeights,
+    Frame,
+    ModelCrashed,
+    ModelError,
+    ModelSpec,
+    ModelUnavailable,
+    Opinion,
+    OutOfMemory,
+    Unrecoverable,
+)
 from models.catalog import Entry
 from models.installing import pip_install, pip_install_extra
 
@@ -31,6 +41,17 @@ T = TypeVar("T")
 Answer = tuple[float, Mapping[str, Any]]  # the model's own log-odds, and evidence
 Forward = Callable[[Any], Any]  # pixel values (N, 3, H, W) -> tensors (N, ...)
 _one_at_a_time = threading.Lock()  # transformers loses track of shared weights when two threads load
+CARD_LOST = (  # in what CUDA says: after it every call of this process to the card fails, whichever model's it is
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "invalid program counter",
+    "misaligned address",
+    "hardware stack error",
+    "launch timed out",
+    "unspecified launch failure",
+    "uncorrectable ecc",
+)
 BLANK = (360, 640)  # height, width of the picture that warms a model up
 
 
@@ -69,6 +90,8 @@ class TorchModel(ABC):
         except Exception as error:  # each library has an exception tree of its own for a bad file
             if is_out_of_memory(error):
                 raise OutOfMemory(f"{self.entry.key}: no room on {device} for the weights") from error
+            if is_card_lost(error):
+                raise Unrecoverable(f"{self.entry.key}: {first_line(error)}") from error
             raise BadWeights(
                 f"{self.entry.key}: {directory} does not load as {self.entry.class_name} ({first_line(error)}); "
                 f"fetch it again: ./run_miner.sh fetch {self.entry.key}"
@@ -101,7 +124,8 @@ class TorchModel(ABC):
         except Exception as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(f"{self.entry.key}: batch of {count} does not fit on {self.device}") from error
-            raise ModelCrashed(f"{self.entry.key}: {first_line(error)}") from error
+            kind = Unrecoverable if is_card_lost(error) else ModelCrashed
+            raise kind(f"{self.entry.key}: {first_line(error)}") from error
         spent = (time.perf_counter() - started) * 1e3
         return [Opinion(self.entry.key, self.entry.calibrated(raw), spent, evidence) for raw, evidence in said]
 
@@ -198,6 +222,12 @@ def state_directory() -> Path:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch says that the device is full."""
     return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()
+
+
+def is_card_lost(error: BaseException) -> bool:
+    """Whether only a new process can use the card again."""
+    said = str(error).lower()
+    return any(loss in said for loss in CARD_LOST)
 
 
 def _numbers(release: str) -> tuple[int, ...]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from models import weights
-from models.base import BadWeights, Frame, ModelCrashed, ModelError, ModelUnavailable, OutOfMemory
+from models.base import BadWeights, Frame, ModelCrashed, ModelError, ModelUnavailable, OutOfMemory, Unrecoverable
 from models.catalog import Entry
 from models.installing import pip_install_extra
-from models.torch_model import is_out_of_memory, require
+from models.torch_model import is_card_lost, is_out_of_memory, require
 from models.vlm.asking import Answer, VisualQuestion
 from models.vlm.prompts import Chat
 
@@ -238,6 +238,7 @@ class Scorer(VisualQuestion):
         except Exception as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(f"{self.entry.key}: no room on {self.device}: {doing}") from error
+            kind = Unrecoverable if is_card_lost(error) else kind
             raise kind(f"{self.entry.key}: {type(error).__name__}: {str(error)[:300]} ({doing})") from error
 
 

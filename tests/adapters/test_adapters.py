@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from models import catalog, foundation
-from models.base import BadWeights, Frame, Model, ModelCrashed, ModelUnavailable, OutOfMemory
+from models.base import BadWeights, Frame, Model, ModelCrashed, ModelUnavailable, OutOfMemory, Unrecoverable
 from models.catalog import Entry
 from models.torch_model import TorchModel
 from models.vlm.scorer import Scorer
@@ -161,7 +161,13 @@ def test_pickled_weights_are_not_loaded(checkpoints: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory), (RuntimeError("device-side assert"), ModelCrashed)],
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
+        (RuntimeError("shapes cannot be multiplied"), ModelCrashed),
+        (torch.AcceleratorError("CUDA error: invalid configuration argument"), ModelCrashed),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), Unrecoverable),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), Unrecoverable),
+    ],
 )
 def test_what_the_library_raises_is_typed(
     error: Exception, kind: type[Exception], checkpoints: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
@@ -173,8 +179,12 @@ def test_what_the_library_raises_is_typed(
         raise error
 
     monkeypatch.setattr(model.model, "forward", fail)
-    with pytest.raises(kind, match="natix-roadwork"):
+    with pytest.raises(kind, match="natix-roadwork") as raised:
         model.assess(frames)
+    assert type(raised.value) is kind
+    monkeypatch.setattr(model, "_load", fail)
+    with pytest.raises(BadWeights if kind is ModelCrashed else kind, match="natix-roadwork"):
+        model.load("cpu")
 
 
 def test_an_old_library_is_named_with_the_command_that_mends_it(checkpoints: Path) -> None:
@@ -198,10 +208,10 @@ def test_a_picture_that_was_seen_tries_the_encoder_all_the_same(
     model.assess(frames)
 
     def fail(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("device-side assert")
+        raise RuntimeError("gone")
 
     monkeypatch.setattr(model.model, "forward", fail)
-    with pytest.raises(ModelCrashed, match="device-side assert"):
+    with pytest.raises(ModelCrashed, match="gone"):
         model.assess(frames)
 
 
