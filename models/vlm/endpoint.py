@@ -99,9 +99,10 @@ class Endpoint(VisualQuestion):
         self._loop = Loop(f"endpoint {self.entry.key}")
         try:
             self._loop.run(self._find())
-        except ModelError as error:
+        except Exception as error:  # whatever is served at that address may not speak the interface
             self.close()
-            raise ModelUnavailable(str(error)) from None
+            said = str(error) if isinstance(error, ModelError) else f"{self._place}: {type(error).__name__}: {error}"
+            raise ModelUnavailable(said) from None
 
     def answers(self, frames: Sequence[Frame], chats: Sequence[Chat]) -> Sequence[Sequence[Answer]]:
         if self._loop is None:
@@ -117,7 +118,10 @@ class Endpoint(VisualQuestion):
     async def _find(self) -> None:
         """That the model is served, and the ids of its answers if the server has a tokenizer to ask."""
         async with self._in_time():
-            served = [each["id"] for each in (await self._get("/models"))["data"]]
+            try:
+                served = [each["id"] for each in (await self._get("/models"))["data"]]
+            except (KeyError, TypeError):
+                raise ModelUnavailable(f"{self._place}: tells no models; expected the url up to and with /v1") from None
             if self._name not in served:
                 raise ModelUnavailable(
                     f"{self.entry.key}: {self.settings.base} serves {', '.join(served) or 'nothing'}, "
@@ -128,14 +132,17 @@ class Endpoint(VisualQuestion):
 
     async def _single_tokens(self, spellings: Sequence[str]) -> list[int]:
         """Ids of the spellings that are one token; none if the server cannot say."""
+        import httpx
+
         address = self.settings.base.removesuffix("/v1") + "/tokenize"
         found: list[int] = []
         for spelling in spellings:
             body = {"model": self._name, "prompt": spelling, "add_special_tokens": False}
             answer = await self._client.post(address, json=body)
-            if answer.status_code != 200:
+            try:
+                tokens = answer.raise_for_status().json()["tokens"]
+            except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):  # some have a page for every address
                 return []
-            tokens = answer.json()["tokens"]
             found += tokens if len(tokens) == 1 else []
         return list(dict.fromkeys(found))
 

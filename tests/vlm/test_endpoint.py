@@ -41,12 +41,15 @@ class Faulty:
 
     faults: list[Callable[[BaseHTTPRequestHandler], bool]] = field(default_factory=list)
     likely: dict[str, float] = field(default_factory=lambda: {"Yes": -0.1, " no": -2.4, "Maybe": -3.0})
+    elsewhere: Callable[[BaseHTTPRequestHandler], bool] | None = None  # what other paths get; None: 404
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     url: str = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.keys.append(handler.headers.get("Authorization", ""))
+        if handler.path != "/v1/chat/completions" and self.elsewhere and self.elsewhere(handler):
+            return None
         if handler.path == "/v1/models":
             return reply(handler, 200, {"data": [{"id": catalog.find(KEY).repository}]})
         if handler.path != "/v1/chat/completions":
@@ -143,6 +146,27 @@ def test_any_server_is_asked_for_its_most_likely_tokens(server: Faulty) -> None:
     model.close()
     with pytest.raises(ModelUnavailable, match="not loaded"):
         model.assess(FRAMES)
+
+
+@pytest.mark.parametrize("page", [b"<html>a proxy's page</html>", b"[]", b"{}"])
+def test_a_server_that_answers_every_address_is_taken_for_one_without_a_tokenizer(server: Faulty, page: bytes) -> None:
+    def tokenizer(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.path == "/tokenize":
+            reply(handler, 200, page)
+        return handler.path == "/tokenize"
+
+    server.elsewhere = tokenizer
+    model = endpoint(server.url)
+    assert model.assess(FRAMES[:1])[0].logit == pytest.approx(2.3)
+    model.close()
+
+
+def test_a_list_of_models_that_is_none_is_said_and_leaves_no_thread(server: Faulty) -> None:
+    server.elsewhere = lambda handler: reply(handler, 200, {"models": []}) or True
+    threads = threading.active_count()
+    with pytest.raises(ModelUnavailable, match="tells no models"):
+        endpoint(server.url)
+    until(lambda: threading.active_count() <= threads, 60, "the loop's thread has ended")
 
 
 def test_a_side_that_is_not_among_the_most_likely_counts_as_the_least_of_them(server: Faulty) -> None:
