@@ -41,7 +41,8 @@ def untrained(folder: Path) -> Embedded:
     write_onnx(pretrained(), folder / "roadwork.onnx")
     digest = hashlib.sha256((folder / "roadwork.onnx").read_bytes()).hexdigest()
     (folder / "model_card.json").write_text(json.dumps({"sha256": digest}))
-    (folder / "calibration.json").write_text('{"slope": 1.0, "shift": 0.0}')
+    as_it_is = {"slope": 1.0, "shift": 0.0}
+    (folder / "calibration.json").write_text(json.dumps({"wire": as_it_is, "native": as_it_is}))
     embedded = Embedded(folder)
     embedded.load("cpu")
     return embedded
