@@ -171,6 +171,11 @@ def test_a_hub_that_refuses_is_told_with_the_remedy(folder: Path, hub: tuple[Hub
         publish(asked(folder, endpoint, "--yes"), Console(record=True), lambda _: False)
 
 
+def test_a_hub_that_does_not_answer_is_told(folder: Path, unused_tcp_port: int) -> None:
+    with pytest.raises(UsageError, match=r"the hub does not answer: .*refused"):
+        publish(asked(folder, f"http://127.0.0.1:{unused_tcp_port}", "--yes"), Console(record=True), lambda _: False)
+
+
 def test_a_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)

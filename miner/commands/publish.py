@@ -85,7 +85,7 @@ def _upload(hub: Any, asked: Publish, made: card.Card) -> None:
         )
     except hub.errors.HfHubHTTPError as error:
         raise UsageError(f"the hub refused: {error}. A token that may write: hf auth login") from None
-    except OSError as error:
+    except Exception as error:  # the hub's HTTP library has an exception tree of its own, and changes it
         raise UsageError(f"the hub does not answer: {error}") from None
 
 
