@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -110,16 +111,25 @@ def _say_fit(fitted: Fitted, out: Path, report: Path, as_json: bool) -> int:
         sys.stdout.write(json.dumps(written | values) + "\n")
         return 0
     title = f"{fitted.profile.name}: {len(fitted.labels)} pictures, out of fold"
-    table = Table("", *ways, title=f"{title}, as with {fitted.profile.prevalence:.0%} road work")
+    title += f", as with {fitted.profile.prevalence:.0%} road work"
+    look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}  # for 80 columns
+    table = Table("", *ways, title=title, title_justify="left", **look)
     for key, name in metrics.TITLES.items():
-        table.add_row(name, *(metrics.told(way.worth[key], 3) for way in ways.values()))
+        table.add_row(name, *(_cell(way.worth[key]) for way in ways.values()))
     table.add_row("asked a second tier", *(f"{way.worth['escalated']:.1%}" for way in ways.values()))
     table.add_row("mean ms", *(f"{way.worth['mean_ms']:.1f}" for way in ways.values()))
     console = Console()
     console.print(table)
     console.print(f"MCC after - before: {metrics.gained(*fitted.gain)}, paired", highlight=False)
-    console.print(f"exit band {fitted.fit.band}, written to {out}; diagrams in {report}", highlight=False)
+    console.print(f"exit band {fitted.fit.band}", highlight=False)
+    console.print(f"written to {out}\ndiagrams in {report}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _cell(measure: dict[str, float | None]) -> str:
+    """The value, and its interval on a line below."""
+    value = measure["value"]
+    return "-" if value is None else f"{value:.3f}\n[dim]{metrics.bounds(measure, 3)}[/]"
 
 
 def _columns(fitted: Fitted, way: Outcome) -> list[dict[str, Any]]:

@@ -52,6 +52,8 @@ def test_it_fits_reports_and_draws(folder: Path, capsys: pytest.CaptureFixture[s
     assert calibrate(folder) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("before", "after", "first tier", "every tier", "ECE", "exit band"))
+    assert "…" not in said, "every figure is whole in 80 columns"
+    assert f"written to {folder / 'own.fit.json'}" in said.splitlines(), "on one line, to be copied"
     fitted = load(folder / "own.toml")
     assert fitted.fit is not None
     assert fitted.fit.n == 400
