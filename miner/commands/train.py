@@ -1,7 +1,7 @@
 """`train`, `train distil`, `train vlm`: become the training process. It needs torch, which the miner never imports.
 
-What `distil` needs from the miner is done first: when the teacher is a profile, it is asked about every picture, and
-its verdicts are kept in the run's folder, so that nothing is asked twice.
+What `distil` needs from the miner is done first: when the teacher is a profile, it is asked about every picture that
+trains, and its verdicts are kept in the run's folder, so that nothing is asked twice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from cascade.deadline import Deadline
 from cascade.trace import Record, write
-from miner.assembly import frame_of, running_engine
+from miner.assembly import frame_of, profile_of, running_engine
 from miner.settings import Help, Settings, UsageError
 from miner.settings import parse as parse_settings
 from models.data.labelled import Labelled
@@ -35,7 +35,6 @@ MODULE = "models.training.finetune"
 NEEDED = ("torch", "accelerate", "peft", "transformers", "tensorboard", "onnx", "onnxscript", "sklearn", "matplotlib")
 KINDS: dict[str, type[Training]] = {"distil": Distil, "vlm": Vlm}
 FILE_HELP = "A TOML file with these names; flags win."
-VERDICTS = "teacher.jsonl"
 SECONDS = 60.0  # for one picture: nobody waits for the answer
 
 
@@ -43,9 +42,9 @@ def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
     if {"-h", "--help"} & set(words):
         return _help(words[0])
+    require_extra()
     if words[:1] == ["distil"]:
         words = ["distil", *_with_verdicts(words[1:])]
-    require_extra()
     return os.execv(sys.executable, [sys.executable, "-P", "-m", MODULE, *words])
 
 
@@ -74,16 +73,26 @@ def _with_verdicts(words: list[str]) -> list[str]:
         if Path(asked.teacher).suffix == ".jsonl":
             return words
         pictures = data.read(asked, lambda text: None)
+        trained = pictures.rows(data.split(pictures, asked)["train"])
     except (ValueError, ModuleNotFoundError) as error:
         raise UsageError(str(error)) from None
-    path = asked.out / VERDICTS
+    teacher = parse_settings(Settings, ["--profile", asked.teacher])
+    path = asked.out / f"teacher-{data.plain(profile_of(teacher).name)}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {json.loads(line)["sha256"] for line in path.read_text().splitlines()} if path.is_file() else set()
-    rest = [p for p, digest in zip(pictures.pictures, pictures.sha256, strict=True) if digest not in known]
-    if rest:
+    known = _known(path)
+    if rest := [pictures.pictures[n] for n in trained if pictures.sha256[n] not in known]:
         with path.open("a", encoding="utf-8", buffering=1) as file:
-            asyncio.run(ask(asked.teacher, rest, file))
+            asyncio.run(ask(teacher, rest, file))
     return [*_without(words, "--teacher"), "--teacher", str(path)]
+
+
+def _known(path: Path) -> set[str]:
+    """Digests of the pictures that the file has a verdict on. A last line that was cut off is taken away."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    if lines and not lines[-1].endswith("\n"):
+        path.write_text("".join(lines[:-1]), encoding="utf-8")
+        lines.pop()
+    return {json.loads(line)["sha256"] for line in lines}
 
 
 def _without(words: Sequence[str], flag: str) -> list[str]:
@@ -95,19 +104,23 @@ def _without(words: Sequence[str], flag: str) -> list[str]:
     return kept
 
 
-async def ask(profile: str, pictures: Sequence[Labelled], file: TextIO) -> None:
-    """What the profile says of each picture, one line each. Raises UsageError when the profile cannot be had."""
-    settings = parse_settings(Settings, ["--profile", profile])
-    async with running_engine(settings) as engine:
+async def ask(teacher: Settings, pictures: Sequence[Labelled], file: TextIO) -> None:
+    """What the teacher's profile says of each picture, one line each. Raises UsageError when it cannot be had."""
+    async with running_engine(teacher) as engine:
         with Progress(console=Console(stderr=True)) as progress:
-            for picture in progress.track(pictures, description=f"Asking {profile}"):
+            for picture in progress.track(pictures, description=f"Asking {teacher.profile}"):
                 try:
-                    frame = frame_of(picture.path, settings.max_pixels)
+                    frame = frame_of(picture.path, teacher.max_pixels)
                 except UsageError as error:  # a file that is no picture
-                    progress.console.print(
-                        f"[yellow]no verdict[/] {escape(str(error))}", highlight=False, soft_wrap=True
-                    )
+                    _no_verdict(progress, str(error))
                     continue
                 verdict = await engine.decide(frame, Deadline.after(SECONDS))
+                if not verdict.opinions:  # the prior is nobody's opinion
+                    _no_verdict(progress, "; ".join([str(picture.path), *(each.detail for each in verdict.failures)]))
+                    continue
                 record = Record.of(verdict, frame, label=picture.label, group=picture.group)
                 file.write(write(record) + "\n")
+
+
+def _no_verdict(progress: Progress, why: str) -> None:
+    progress.console.print(f"[yellow]no verdict[/] {escape(why)}", highlight=False, soft_wrap=True)

@@ -53,7 +53,8 @@ def stream(dataset: str) -> Iterator[dict[str, Any]]:
             rows = rows.cast_column("image", datasets.Image(decode=False))
         yield from rows
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"cannot read the data set {dataset}: {error}") from error
+        where = ":" if Path(dataset).is_dir() else ", which is no folder here:"
+        raise ValueError(f"cannot read the data set {dataset}{where} {error}") from error
 
 
 def tables(folder: Path) -> list[Path]:

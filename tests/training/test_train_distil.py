@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,12 @@ import tiny
 import torch
 from finetune_helpers import street_folder
 
+from cascade.deadline import Deadline
+from cascade.verdict import Source, Stop, Verdict
 from miner.commands import train
-from miner.settings import UsageError
+from miner.settings import Settings, UsageError
+from models.base import Failure, Frame
+from models.data.labelled import Labelled
 from models.training.finetune import distil, network
 from models.training.finetune.settings import Distil, parse
 
@@ -119,19 +126,45 @@ def test_a_profile_is_asked_once_and_a_student_learns_what_it_said(
     flags = ["--data", str(streets), "--out", str(tmp_path), "--backbone", str(vit), "--features", str(vit)]
     flags += ["--tune", "full", "--steps", "25", "--batch", "8", "--workers", "0", "--device", "cpu"]
     flags += ["--learning-rate", "3e-3", "--teacher-share", "0.3"]
-    for _ in range(2):
-        train.main(["distil", *flags, "--teacher", "embedded"])
-    said = [json.loads(line) for line in (tmp_path / train.VERDICTS).read_text().splitlines()]
-    files = {hashlib.sha256(path.read_bytes()).hexdigest() for path in streets.rglob("*.jpg")}
-    assert len(said) == 20, "the second start asks nothing again"
-    assert {row["sha256"] for row in said} == files
+    flags += ["--test", "drive", "--calibrate", "esplanade"]
+    verdicts = tmp_path / "teacher-embedded.jsonl"
+    train.main(["distil", *flags, "--teacher", "embedded"])
+    whole = verdicts.read_text()
+    verdicts.write_text(whole[:-9])  # killed while it wrote the last line
+    train.main(["distil", *flags, "--teacher", "embedded"])
+    said = [json.loads(line) for line in verdicts.read_text().splitlines()]
+    trains = [path for source in ("avenue", "bridge", "crossing") for path in (streets / source).rglob("*.jpg")]
+    assert len(said) == 12, "the second start asks only what is missing"
+    assert {row["sha256"] for row in said} == {hashlib.sha256(path.read_bytes()).hexdigest() for path in trains}
     words = started[1][started[1].index("distil") :]
-    assert words[-2:] == ["--teacher", str(tmp_path / train.VERDICTS)]
+    assert words[-2:] == ["--teacher", str(verdicts)]
     assert words.count("--teacher") == 1
     found: dict[str, Any] = distil.run(parse(Distil, words[1:]))
-    assert found["teacher"] == train.VERDICTS
+    assert found["teacher"] == verdicts.name
     assert found["taught_by_label_alone"] == 0
     assert found["measured"]["native"]["all"]["auc"]["value"] == 1.0
+
+
+async def test_a_teacher_without_an_opinion_gives_no_verdict(
+    streets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left then is the profile's prior, which says nothing of the picture."""
+
+    class Silent:
+        async def decide(self, frame: Frame, deadline: Deadline) -> Verdict:
+            late = Failure("slow", "timeout", "slow: no answer in time", 60.0)
+            return Verdict(0.5, (0.0, 1.0), (), (late,), ("only",), Stop.DEADLINE, Source.PRIOR, True, 60.0)
+
+    @asynccontextmanager
+    async def engine(settings: Settings) -> AsyncIterator[Silent]:
+        yield Silent()
+
+    monkeypatch.setattr(train, "running_engine", engine)
+    path = streets / "avenue" / "clear" / "0.jpg"
+    file = io.StringIO()
+    await train.ask(Settings(), [Labelled(path, 0, "avenue", "avenue")], file)
+    assert file.getvalue() == ""
+    assert f"no verdict {path}; slow: no answer in time" in capsys.readouterr().err
 
 
 def test_verdicts_of_other_pictures_are_refused(streets: Path, vit: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def read(settings: Settings, say: Say = lambda text: None) -> Data:
     weights: list[float] = []
     digests: dict[str, int] = {}
     objects: dict[str, list[Path]] = {}
-    barred = set(settings.without.read_text(encoding="utf-8").split("\n")) if settings.without else set()
+    barred = set(settings.without.read_text(encoding="utf-8").splitlines()) if settings.without else set()
     for spec in settings.data:
         name, weight = weighted(spec)
         folder = _as_folder(name, settings, say)
@@ -109,7 +109,7 @@ def _as_folder(name: str, settings: Settings, say: Say) -> Path:
     """The folder of pictures that a name of `--data` stands for, written first if it is Parquet."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return _written(str(path), path.resolve().name, settings, say) if hub.tables(path) else path
+        return _written(str(path.resolve()), path.resolve().name, settings, say) if hub.tables(path) else path
     if name == "hub" or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         whole = SUBNET if name == "hub" else name
         return _written(whole, whole.partition("/")[2], settings, say)
@@ -117,8 +117,10 @@ def _as_folder(name: str, settings: Settings, say: Say) -> Path:
 
 
 def _written(dataset: str, name: str, settings: Settings, say: Say) -> Path:
-    """Rows of a data set as files: <out>/pictures/<name>/<source>/<label>/<sha256>.jpg. All or nothing."""
-    goal = settings.out / "pictures" / _plain(name)
+    """Rows of a data set as files: <out>/pictures/<name>-<what was asked>/<source>/<label>/<sha256>.jpg. All or
+    nothing, and once for each data set, column and number of rows."""
+    asked = repr((dataset, settings.source_column, settings.most_rows))
+    goal = settings.out / "pictures" / f"{plain(name)}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
     if goal.is_dir():
         return goal
     say(f"{dataset}: writing its pictures to {goal}")
@@ -133,7 +135,7 @@ def _written(dataset: str, name: str, settings: Settings, say: Say) -> Path:
         except ValueError as error:
             raise ValueError(f"--data {dataset}: {error}") from None
         for kept in usable:
-            source = _plain(str(row.get(column) or name))
+            source = plain(str(row.get(column) or name))
             folder = draft / source / LABELS[kept.label]
             folder.mkdir(parents=True, exist_ok=True)
             suffix = ".png" if kept.image.startswith(b"\x89PNG") else ".jpg"
@@ -144,7 +146,8 @@ def _written(dataset: str, name: str, settings: Settings, say: Say) -> Path:
     return goal
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Fit to be the name of a file."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "data"
 
 
