@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import shutil
 import signal
@@ -28,6 +29,7 @@ from models.data.labelled import Labelled
 from models.trained import OnCard, Trained
 from models.training import album
 from models.training.finetune import classify, composer, data, loop, network, package, report, score
+from models.training.finetune.__main__ import main
 from models.training.finetune.batches import CONTROL, PASTED, REAL, Batches, Shown, check, decoded
 from models.training.finetune.settings import Classify, parse
 
@@ -176,6 +178,23 @@ def test_parquet_rows_that_contradict_themselves_are_dropped_and_places_become_s
     elsewhere = ["--out", str(tmp_path / "again"), "--source-column", "town"]
     with pytest.raises(ValueError, match=r"--source-column town: .* no such column, but city, image, label"):
         data.read(parse(Classify, [*flags, *elsewhere]))
+
+
+def test_parquet_is_written_anew_for_another_column_and_for_another_set_of_the_same_name(
+    streets: Path, tmp_path: Path
+) -> None:
+    """The refusal of a first try says to name a column; the second try, into the same folder, must hear of it."""
+    pictures = [path.read_bytes() for path in sorted((streets / "avenue").rglob("*.jpg"))]
+    for owner, some in (("one", pictures[:4]), ("two", pictures[4:])):
+        rows = [{"image": {"bytes": p, "path": "x"}, "label": n % 2, "city": f"c{n}"} for n, p in enumerate(some)]
+        parquet(tmp_path / owner / "set" / "all.parquet", rows)
+    flags = ["--data", str(tmp_path / "one" / "set"), "--out", str(tmp_path / "run")]
+    assert {p.source for p in data.read(parse(Classify, flags)).pictures} == {"set"}
+    flags += ["--source-column", "city"]
+    assert {p.source for p in data.read(parse(Classify, flags)).pictures} == {"c0", "c1", "c2", "c3"}
+    flags += ["--data", str(tmp_path / "two" / "set")]
+    assert {p.path.read_bytes() for p in data.read(parse(Classify, flags)).pictures} == set(pictures)
+    assert len(data.read(parse(Classify, [*flags, "--most-rows", "1"])).pictures) == 2
 
 
 def test_parquet_without_a_label_is_refused_with_what_is_there(streets: Path, tmp_path: Path) -> None:
@@ -353,6 +372,17 @@ def test_every_family_of_the_catalog_trains_and_is_exported_as_it_is(name: str, 
     assert torch.allclose(again.eval()(shown), made(shown), atol=1e-6)
 
 
+def test_the_seed_decides_how_matrices_start(vit: Path, tmp_path: Path) -> None:
+    def started(seed: str) -> torch.Tensor:
+        loop.accelerator(settings(tmp_path, tmp_path, "--seed", seed))
+        made = network.pretrained(str(vit))
+        network.choose_what_learns(made, "lora", rank=2, checkpointing=False)
+        return torch.cat([p.detach().flatten() for name, p in made.named_parameters() if "lora_A" in name])
+
+    assert torch.equal(started("1"), started("1"))
+    assert not torch.equal(started("1"), started("2"))
+
+
 def test_efficientnet_lite_is_its_own_network_without_the_classifier() -> None:
     from models.training.backbone import pretrained as whole
 
@@ -384,6 +414,7 @@ def test_timm_networks_go_by_their_own_name(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("efficientnet-lite9", "expected efficientnet-lite with one of"),
         ("resnet", "expected efficientnet-lite0, timm/"),
+        ("timm/resnet5o", r"a name that timm.list_models\(\) has, with weights; Unknown model \(resnet5o\)"),
     ],
 )
 def test_backbones_that_are_none_are_refused_with_the_known_ones(name: str, said: str) -> None:
@@ -412,6 +443,7 @@ def test_a_run_ends_with_figures_of_sources_it_never_saw(trained: tuple[Path, di
     parts = {s["source"]: s["part"] for s in found["sources"]}
     assert sorted(parts) == sorted(SOURCES)
     assert set(found["measured"]["native"]["sources"]) == {s for s, part in parts.items() if part == "test"}
+    assert "95 % intervals in brackets, drawn by single pictures" in (out / "model" / "README.md").read_text()
 
 
 def test_the_board_and_the_diagram_are_written(trained: tuple[Path, dict]) -> None:
@@ -526,16 +558,34 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == [loop.NAME]
 
 
-def test_a_full_card_is_said_with_what_helps(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: 2 GiB"),
+    ],
+)
+def test_a_full_memory_is_said_with_what_helps(tmp_path: Path, error: RuntimeError) -> None:
     def loss(outputs: torch.Tensor, batch: dict) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
+        raise error
 
     asked = settings(tmp_path, tmp_path)
     batches = [{"input": np.zeros((2, 4), np.float32), "targets": np.zeros((2, 1), np.float32)}] * asked.steps
-    with pytest.raises(
-        ValueError, match=r"memory is full; try --checkpointing, --accumulate 2 .*Tried to allocate 2 GiB"
-    ):
+    with pytest.raises(ValueError, match=r"memory is full; try --checkpointing, --accumulate 2 .*allocate.* 2 GiB"):
         loop.fit(torch.nn.Linear(4, 1), batches, loss, asked, Accelerator(cpu=True), identity={})
+
+
+def test_a_loader_that_dies_is_said_with_what_helps(tmp_path: Path) -> None:
+    """As where the shared memory of a container is full."""
+
+    class Dying:
+        def __getitem__(self, number: int) -> dict:
+            os.kill(os.getpid(), signal.SIGBUS)
+            return {}
+
+    asked = settings(tmp_path, tmp_path, "--workers", "1")
+    with pytest.raises(OSError, match=r"DataLoader worker .*Fewer --workers .*--shm-size 1g"):
+        loop.fit(torch.nn.Linear(4, 1), Dying(), lambda *_: None, asked, Accelerator(cpu=True), identity={})
 
 
 def test_a_loss_that_is_no_number_stops_the_run(streets: Path, vit: Path, tmp_path: Path) -> None:
@@ -589,6 +639,15 @@ def test_killed_and_started_again_it_ends_where_an_uninterrupted_run_ends(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
+def test_trained_in_16_bits_it_is_exported_and_serves_in_32(streets: Path, vit: Path, tmp_path: Path) -> None:
+    """As on a card: what casts to 16 bits while it learns must not be part of what is exported."""
+    flags = ["--data", streets, "--backbone", vit, "--tune", "full", "--steps", "12", "--batch", "8", "--workers", "0"]
+    flags += ["--learning-rate", "1e-2", "--pasted", "0", "--device", "cpu", "--precision", "bf16"]
+    done = run(*flags, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["difference_to_torch"] <= package.TOLERANCE
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """The same batches, shared by two processes: gradients are averaged over all of them."""
@@ -609,6 +668,20 @@ def test_two_processes_run_the_whole_command(streets: Path, vit: Path, tmp_path:
     done = run(*flags, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results.json").read_text())["measured"]["native"]["all"]["n"] == 8
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / loop.NAME).write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is no whole checkpoint .*; remove it to start anew"):
+        loop.fit(
+            torch.nn.Linear(4, 1), [], lambda *_: None, settings(tmp_path, tmp_path), Accelerator(cpu=True), identity={}
+        )
+
+
+def test_without_arguments_it_says_what_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    assert main([]) == 2
+    assert "data" in caplog.text
+    assert "out" in caplog.text
 
 
 def test_what_is_wrong_is_said_in_one_line_and_ends_with_2(tmp_path: Path) -> None:

@@ -84,6 +84,12 @@ def test_the_card_names_no_place_of_this_machine(trained: tuple[Path, dict[str, 
     assert "adapter_model.safetensors" in json.loads((folder / "model_card.json").read_text())["files"]
 
 
+def test_the_readme_shows_no_command_for_a_profile_that_there_is_not(trained: tuple[Path, dict[str, Any]]) -> None:
+    folder = trained[0] / "model"
+    assert not (folder / "profile.toml").exists(), "the catalog does not know the start"
+    assert "--profile" not in (folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("vision", [False, True])
 def test_only_the_matrices_of_the_chosen_halves_learn(qwen: Path, vision: bool) -> None:
     ready = with_lora(base(qwen), 2, vision=vision)

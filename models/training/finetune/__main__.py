@@ -20,7 +20,7 @@ COMMANDS = {"distil": "distil", "vlm": "vlm"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code: 0 done, 1 failed on the way (no number, no room on the disk), 2 asked wrongly."""
+    """Exit code: 0 done, 1 failed on the way (no number, no room on the disk), 2 asked wrongly, 130 interrupted."""
     words = list(arguments)
     command = COMMANDS[words.pop(0)] if words and words[0] in COMMANDS else "classify"
     handler = RichHandler(
@@ -43,12 +43,15 @@ def main(arguments: Sequence[str]) -> int:
     except (FloatingPointError, OSError) as error:
         logging.error("%s", error)
         return 1
+    except KeyboardInterrupt:
+        logging.error("stopped; the same command goes on from the last checkpoint")
+        return 130
     return 0
 
 
 def _processes(words: Sequence[str]) -> int:
     """What --processes says, before anything heavy is imported."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == "--processes" and following.isdigit():
             return int(following)
         if word.startswith("--processes=") and word.partition("=")[2].isdigit():

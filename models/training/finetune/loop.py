@@ -53,7 +53,9 @@ class State:
 
 
 def accelerator(settings: Settings) -> Accelerator:
-    """accelerate's view of this machine: which device, how many processes, which precision."""
+    """accelerate's view of this machine: which device, how many processes, which precision. Seeds torch, so that what
+    starts at random (LoRA matrices, a map of features) does so equally."""
+    torch.manual_seed(settings.seed)
     on_card = settings.device == "auto" and torch.cuda.is_available()
     wanted = settings.precision if settings.precision != "auto" else ("bf16" if on_card else "fp32")
     return Accelerator(cpu=settings.device == "cpu", mixed_precision="bf16" if wanted == "bf16" else "no")
@@ -76,8 +78,8 @@ def fit(
     batches: numbers 0 .. steps * accumulate - 1. show: number and batch, on the device, -> what model and loss take.
     identity: what makes the run what it is, settings and pictures; a run of another one is never resumed.
     head_factor: FRESH modules learn so much faster. watch: figures for TensorBoard, asked in evaluation mode.
-    Raises ValueError when `settings.out` holds another run or the card's memory is full, FloatingPointError when the
-    loss is not finite, OSError when the disk is full.
+    Raises ValueError when `settings.out` holds another run or the memory is full, FloatingPointError when the loss is
+    not finite, OSError when the disk is full or a loader's process died.
     """
     optimizer = torch.optim.AdamW(_groups(model.to(run.device), settings, head_factor))
     state = _resume(settings.out / NAME, model, optimizer, identity, run.device)
@@ -103,8 +105,8 @@ def fit(
             _train_mode(ready)
             try:
                 total = _update(ready, optimizer, incoming, loss, parts, run)
-            except torch.OutOfMemoryError as error:
-                raise ValueError(f"the card's memory is full; try {REMEDY} ({str(error).splitlines()[0]})") from None
+            except RuntimeError as error:
+                raise (_explained(error) or error) from None
             if not math.isfinite(total):
                 raise FloatingPointError(
                     f"step {step}: the loss is {total}; lower learning-rate, or use --precision fp32, then start again"
@@ -121,6 +123,7 @@ def fit(
                 _save(settings.out / NAME, model, optimizer, state, identity, run)
                 saved = time.monotonic()
             advance(state.step, f"loss {total:.3f}")
+    run.unwrap_model(ready, keep_fp32_wrapper=False)  # `model` casts to 16 bits no more: it is exported as it is
     _load(model, state.average)
     model.eval()
 
@@ -141,6 +144,19 @@ def _update(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total
+
+
+def _explained(error: RuntimeError) -> Exception | None:
+    """What to do about what torch tells of memory; None of anything else. Only a full card has a type of its own."""
+    said = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in said:
+        return ValueError(f"the memory is full; try {REMEDY} ({said})")
+    if "DataLoader worker" in said:
+        return OSError(
+            f"{said} Fewer --workers need less memory; a container must be given shared memory (--shm-size 1g). "
+            "Then start again: it goes on from the last checkpoint"
+        )
+    return None
 
 
 def _moved(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -233,7 +249,10 @@ def _save(
 def _resume(path: Path, model: nn.Module, optimizer: Any, identity: Mapping[str, str], device: torch.device) -> State:
     if not path.is_file():
         return State(0, {})
-    kept = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever reading a strange file raises
+        raise ValueError(f"{path} is no whole checkpoint ({error!r}); remove it to start anew") from None
     then = kept.get("identity", {})
     changed = [f"{k} {then.get(k)} -> {v}" for k, v in identity.items() if then.get(k) != v]
     if changed:

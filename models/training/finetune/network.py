@@ -134,7 +134,12 @@ def _lite(name: str, side: int | None) -> Network:
 def _timm(name: str, side: int | None) -> Network:
     require("timm", "1.0")
     bare = name.removeprefix("timm/")
-    made = import_module("timm").create_model(bare, pretrained=True, num_classes=0)
+    try:
+        made = import_module("timm").create_model(bare, pretrained=True, num_classes=0)
+    except RuntimeError as error:
+        raise ValueError(
+            f"backbone {name!r}: expected a name that timm.list_models() has, with weights; {error}"
+        ) from None
     known = made.pretrained_cfg
     own = int(known.get("input_size", (3, 224, 224))[-1])
     norm = tuple(known["mean"]), tuple(known["std"])

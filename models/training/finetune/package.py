@@ -33,6 +33,10 @@ LARGEST_PROTOBUF = 1_800_000_000  # bytes; beyond, weights lie beside the graph
 CHECKED = (1, 2, 5)  # batch sizes at which torch and onnxruntime are compared
 VERSION = "0.1.0"
 WEIGHTS = {".onnx", ".data", ".safetensors"}
+DRAWN = {  # what the intervals were resampled by, as `metrics.grouped_summary` names it
+    "groups": "drawn by whole groups (cameras, places)",
+    "pictures": "drawn by single pictures, so too narrow where these resemble each other",
+}
 
 
 def finish(
@@ -157,17 +161,17 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
 def write_readme(folder: Path, card: Mapping[str, Any], tables: str) -> None:
     """What a person reads on the hub: what it is, what it was trained on, what it is worth, how to run it."""
     sources: Sequence[Mapping[str, Any]] = card["sources"]
+    drawn = next(iter(card["measured"].values()))["all"]["resampled"]
+    usage = "    ./run_miner.sh predict --profile FOLDER/profile.toml PICTURE.jpg\n\n"
     rows = "\n".join(f"| {s['source']} | {s['part']} | {s['roadwork']} | {s['clear']} |" for s in sources)
     (folder / "README.md").write_text(
         f"""# {card["model_name"]}
 
 {card["description"]}
 
-    ./run_miner.sh predict --profile FOLDER/profile.toml PICTURE.jpg
+{usage if (folder / "profile.toml").exists() else ""}## On sources it never saw
 
-## On sources it never saw
-
-Calibrated on sources that neither trained nor were measured. 95 % intervals in brackets.
+Calibrated on sources that neither trained nor were measured. 95 % intervals in brackets, {DRAWN[drawn]}.
 
 {tables}
 ![Reliability](reliability.png)

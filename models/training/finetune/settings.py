@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     learning_rate: float = Field(1e-4, gt=0, description="At its highest.")
     weight_decay: float = Field(0.05, ge=0, description="Of AdamW, on weights of more than one dimension.")
     checkpointing: bool = Field(False, description="Compute activations twice instead of keeping them: less memory.")
-    seed: int = Field(72, ge=0, description="Equal seeds, settings and pictures give equal runs.")
+    seed: int = Field(72, ge=0, lt=2**31, description="Equal seeds, settings and pictures give equal runs.")
 
     device: Literal["auto", "cpu"] = Field("auto", description="auto: every card that is visible, else the CPU.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 on a card, fp32 on the CPU.")
