@@ -61,7 +61,7 @@ def test_rows_are_steps_of_the_commands_own_loop(tmp_path: Path) -> None:
     found = []
     for backbone, learns, batch, flags in train_card.TINY_ROWS:
         figures = train_card.measured(backbone, learns, batch, flags, tmp_path, tiny=True)
-        assert figures["pictures_per_s"] == pytest.approx(batch / figures["ms_per_step"] * 1e3, abs=0.06)
+        assert figures["pictures_per_s"] == pytest.approx(batch / figures["ms_per_step"] * 1e3, rel=0.01, abs=0.06)
         assert figures["views_ms"] > 0
         found.append({"backbone": backbone, "learns": learns, "batch": batch, "flags": " ".join(flags), **figures})
     assert found[0]["learning"] == 2 * 16 + 17, "norm and head"
