@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from benchmarks import sweep_embedded
+from benchmarks import street_embeddings, sweep_embedded
 from models.base import Frame
 from models.data.labelled import Labelled, read_folder
 from models.embedded.model import Embedded
@@ -346,3 +346,15 @@ def test_a_whole_run_trains_evaluates_exports_and_repeats(pictures: Path, folds:
     kept = [embedded.kept(tmp_path / "first" / "work" / name / f"{name}-final.pt") for name in card["mean_of"]]
     assert not torch.equal(kept[0]["head.weight"], kept[1]["head.weight"])
     assert "Lite0" in card["description"]
+
+
+def test_the_file_of_street_embeddings_holds_road_work_at_every_level_and_no_picture(
+    pictures: Path, tmp_path: Path
+) -> None:
+    street_embeddings.main(pictures, tmp_path / "streets.npz")
+    with np.load(tmp_path / "streets.npz") as held:
+        columns = {name: held[name] for name in held}
+    assert set(columns) == {"embeddings", "labels", "sources", "pictures", "levels"}
+    assert columns["embeddings"].shape == (4 * (5 * 4 + 5), 1280)
+    assert np.linalg.norm(columns["embeddings"].astype(float), axis=1).min() > 0
+    assert sorted(columns["levels"][columns["labels"] == 1]) == sorted([*street_embeddings.LEVELS] * 20)
