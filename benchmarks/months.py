@@ -12,9 +12,11 @@ The scenario: the network's own head is fitted on a third of the pictures of eig
 third is the operator's labelled base, from which the gate set is drawn; a third is sent in the first weeks. From week 4
 on, every third week, cameras and photographers come that nobody had a picture of, in an order drawn by the seed, and
 stay. In weeks 15 to 17 the reviewer is careless (one label in four wrong, else one in twenty-five); from week 22 only a
-fifth of the pictures shows road work, before half. Validators send one picture several times in other crops; what is
-counted on pictures that nobody had labelled yet is told apart. All arms answer the same requests. "Frozen" keeps what
-it learned before week 0. "Without the gate" promotes whatever was fitted.
+fifth of the pictures shows road work, before half. With `--labels flipped` nine labels in ten are wrong in weeks 8 to
+11, with `--labels hard` four in five of those that were not drawn by lot in weeks 6 to 13; second looks are no better.
+Validators send one picture several times in other crops; what is counted on pictures that nobody had labelled yet is
+told apart. All arms answer the same requests. "Frozen" keeps what it learned before week 0. "Without the gate"
+promotes whatever was fitted.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +76,12 @@ KNOWN = (
 ARRIVALS = (4, 7, 10, 13, 16, 19)  # weeks in which a sixth of the other sources comes
 CARELESS = range(15, 18)
 FEWER = 22  # week from which a fifth shows road work
+SECOND_LOOK = 0.01  # share of wrong labels
+WRONG: dict[str, Callable[[int, bool], float]] = {  # share of wrong labels, by week and whether a picture came by lot
+    "careless": lambda week, lot: 0.25 if week in CARELESS else 0.04,
+    "flipped": lambda week, lot: 0.9 if week in range(8, 12) else 0.04,
+    "hard": lambda week, lot: 0.8 if week in range(6, 14) and not lot else 0.04,
+}
 EVENTS = ((4, "new sources, every third week"), (15, "careless labels"), (22, "fewer road works"))
 
 OWN = Profile(
@@ -151,6 +159,7 @@ class Arm:
     name: str
     directory: Path
     start: Start
+    labels: str
     learns: bool
     gated: bool = True
     weekly: list[float] = field(default_factory=list)
@@ -209,9 +218,11 @@ class Arm:
             if f"{alarm.kind} {alarm.at}" not in self.told:
                 self.told.add(f"{alarm.kind} {alarm.at}")
                 self.events.append(f"week {week}: alarm {alarm.kind}: {alarm.message}")
-        self._review(0.25 if week in CARELESS else 0.04, truth)
+        self._review(week, truth)
         self.watch.told(*self.views.labelled_share(self.now - 2 * WEEK))
-        data = assemble(self.views.labelled(embedder=EMBEDDER), self.start.base, self.versions.gate_file)
+        self.now += 60.0  # what is labelled from here on the new version does not know
+        since = self.versions.made(self.versions.current())
+        data = assemble(self.views.labelled(embedder=EMBEDDER), self.start.base, self.versions.gate_file, since)
         try:
             name, judgement = (improve if self.gated else ungated)(data, self.versions, OWN, LEARNING)
         except ImproveError as error:
@@ -225,19 +236,21 @@ class Arm:
         self.views.close()
         self.journal.close()
 
-    def _review(self, wrong: float, truth: dict[str, int]) -> None:
+    def _review(self, week: int, truth: dict[str, int]) -> None:
+        wrong = WRONG[self.labels]
         progress = self.views.progress(0.0)
         waiting = self.views.waiting(500)
         valued = ordered(waiting, progress["roadwork"], progress["clear"], LABELS)
         for candidate in mixed(valued, self.views.drawn(LABELS), LABELS):
-            given = truth[candidate.sha256] ^ int(self.rng.random() < wrong)
+            given = truth[candidate.sha256] ^ int(self.rng.random() < wrong(week, candidate.lot))
             self.journal.label(candidate.sha256, given, "human", "reviewer")
         self.journal.flush(60)
         seen = self.views.reviewed(2000)
         doubt = suspicion(np.array([c.label for c in seen], dtype=np.int64), np.array([c.probability for c in seen]))
         for index in np.argsort(-doubt, kind="stable")[:SECOND_LOOKS]:
             if doubt[index] > 0:
-                given = truth[seen[index].sha256] ^ int(self.rng.random() < 0.01)  # a second look is a careful one
+                slip = SECOND_LOOK if self.labels == "careless" else wrong(week, seen[index].lot)
+                given = truth[seen[index].sha256] ^ int(self.rng.random() < slip)
                 self.journal.label(seen[index].sha256, given, "human", "second look")
         self.journal.flush(60)
 
@@ -299,15 +312,15 @@ class Lived:
     audit: list[dict[str, object]]
 
 
-def live(file: Path, seed: int, weeks: int) -> Lived:
+def live(file: Path, seed: int, weeks: int, labels: str) -> Lived:
     """One seed's half year, in all arms."""
     world = World(file, seed)
     start = before(world)
     scratch = Path(tempfile.mkdtemp())
     arms = [
-        Arm("frozen", scratch / "frozen", start, learns=False),
-        Arm("with the loop", scratch / "loop", start, learns=True),
-        Arm("loop without the gate", scratch / "ungated", start, learns=True, gated=False),
+        Arm("frozen", scratch / "frozen", start, labels, learns=False),
+        Arm("with the loop", scratch / "loop", start, labels, learns=True),
+        Arm("loop without the gate", scratch / "ungated", start, labels, learns=True, gated=False),
     ]
     sent: list[Picture] = []
     fresh: list[bool] = []
@@ -341,13 +354,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--weeks", type=int, default=26)
+    parser.add_argument("--labels", choices=sorted(WRONG), default="careless", help="how the reviewer is wrong")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     STEPS["refit"] = quick_refit
     lives = []
     for seed in options.seeds:
         print(f"seed {seed}")
-        lives.append(live(options.streets, seed, options.weeks))
+        lives.append(live(options.streets, seed, options.weeks, options.labels))
     report(lives, options.out)
 
 
@@ -379,7 +393,7 @@ def report(lives: Sequence[Lived], out: Path) -> None:
     for event in ("promoted", "refused", "rollback"):
         if found := [line for line in lives[0].audit if line["event"] == event]:
             print(json.dumps(found[-1]))
-    (out / "months-2026-11-24.svg").write_text(plot(lives), encoding="utf-8")
+    (out / f"months-{datetime.now(UTC):%Y-%m-%d}.svg").write_text(plot(lives), encoding="utf-8")
 
 
 def _row(lives: Sequence[Lived], which: NDArray[np.bool_]) -> str:

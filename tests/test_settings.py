@@ -187,7 +187,7 @@ def test_a_command_shows_its_own_flags_and_those_of_serve_that_it_has_a_use_for(
     with pytest.raises(SystemExit):
         parse(Improve, ["--help"])
     said = capsys.readouterr().out
-    assert "--margin" in said
+    assert "--steps" in said
     assert "--state-dir" in said
     assert "--axon-port" not in said
 

@@ -19,7 +19,7 @@ from miner.journal_schema import JournalError
 from miner.journal_views import Views, days_ago
 from miner.learning.examples import ImproveError, assemble, base_examples
 from miner.learning.improve import TRAIN, improve, promote_staged, shadow_comparison
-from miner.learning.judging import MARGIN, Comparison, Judgement
+from miner.learning.judging import Judgement, told
 from miner.learning.retrain import Retrain
 from miner.learning.versions import Versions
 from miner.settings import DECIDING, STATE, Settings, UsageError, parse
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Improve(Settings):
-    """Learn from the journal's labels; promote only what is not worse on the frozen gate set and the newest week.
+    """Learn from the journal's labels; promote only what is better at 95 % on the frozen gate set and the new labels.
 
     Also: improve shadow, improve promote, improve rollback, improve audit.
     """
@@ -40,7 +40,6 @@ class Improve(Settings):
     training: Path | None = Field(None, description="For the step train: TOML file of settings of train or distil.")
     training_hours: float = Field(12, gt=0, description="A training that takes longer is stopped.")
     embedder: str = Field(embedder_name(), description="Name of the embeddings in the journal that are learned from.")
-    margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
     keep: int = Field(5, ge=1, description="Versions that stay on disk.")
     shadow: bool = Field(False, description="Do not promote: let the candidate run beside the live version first.")
     every: float = Field(0, ge=0, description="Do it again every so many hours, until stopped; 0: once.")
@@ -55,10 +54,9 @@ class Rollback(Settings):
 
 
 class Promote(Settings):
-    """Put the staged version in force if it was not worse on the labelled pictures that both answered."""
+    """Put the staged version in force if it was better on the labelled pictures that both answered."""
 
     takes = STATE
-    margin: float = Field(MARGIN, ge=0, le=1, description="Loss of MCC that must be ruled out at 95 %.")
     as_json: bool = Field(False, description="Print JSON.")
 
 
@@ -116,11 +114,11 @@ def _once(settings: Improve) -> int:
     views = Views(settings.state / "journal")
     try:
         labelled = views.labelled(days_ago(settings.days), embedder=settings.embedder)
-        data = assemble(labelled, base, versions.gate_file)
+        data = assemble(labelled, base, versions.gate_file, versions.made(versions.current()))
         training = settings.training
         train = Retrain(settings, training, views, versions, 3600 * settings.training_hours) if training else None
         own = profile_of(settings)
-        name, judgement = improve(data, versions, own, _steps(settings), settings.margin, settings.shadow, train)
+        name, judgement = improve(data, versions, own, _steps(settings), settings.shadow, train)
     finally:
         views.close()
     return _say(name, judgement, "staged" if settings.shadow else "promoted", settings.as_json)
@@ -133,7 +131,7 @@ def _promote(arguments: Sequence[str]) -> int:
         seen = views.shadows(versions.staged())
     finally:
         views.close()
-    name, judgement = promote_staged(versions, seen, settings.margin)
+    name, judgement = promote_staged(versions, seen)
     return _say(name, judgement, "promoted", settings.as_json)
 
 
@@ -156,7 +154,7 @@ def _shadow(arguments: Sequence[str]) -> int:
     counts = f"saw {seen} pictures, {answered} got its answer, {agreed} lie on the live version's side of 0.5"
     console.print(f"version {staged} {counts}", highlight=False)
     few = f"{len(labelled)} of them are labelled: too few to compare on"
-    console.print(_row("labelled", it) if it else few, highlight=False)
+    console.print(f"labelled: {told(it)}" if it else few, highlight=False)
     return 0
 
 
@@ -182,9 +180,9 @@ def summary(line: dict[str, object]) -> str:
     """One audit line for people."""
     parts = [f"{line['time']}  {line['event']:9s} {line['version'] or 'own profile'}"]
     parts += [str(line["reason"])] if "reason" in line else []
-    compared = [(name, it) for name in ("gate", "week", "anchor") if isinstance(it := line.get(name), dict)]
+    compared = [(name, it) for name in ("gate", "new", "both") if isinstance(it := line.get(name), dict)]
     parts += [
-        f"{name} {it['mcc_before']:.3f} -> {it['mcc_after']:.3f} (n {it['n']}, low {it['low']:+.3f})"
+        f"{name} {it['mcc_before']:.3f} -> {it['mcc_after']:.3f} (n {it['n']}, low {it['low']:+.4f})"
         for name, it in compared
     ]
     if isinstance(reasons := line.get("reasons"), list):
@@ -198,9 +196,10 @@ def _say(name: str, judgement: Judgement, done: str, as_json: bool) -> int:
         sys.stdout.write(json.dumps(facts) + "\n")
         return 0
     console = Console()
-    for title, it in (("gate set", judgement.gate), ("newest week", judgement.week), ("best so far", judgement.anchor)):
+    compared = (("gate set", judgement.gate), ("new labels", judgement.new), ("together", judgement.both))
+    for title, it in compared:
         if it is not None:
-            console.print(_row(title, it), highlight=False)
+            console.print(f"{title:10s} {told(it)}", highlight=False)
     if name:
         running = "a running miner lets it answer in the shadow" if done == "staged" else "a running miner serves it"
         then = f"{running} within seconds"
@@ -208,10 +207,3 @@ def _say(name: str, judgement: Judgement, done: str, as_json: bool) -> int:
     else:
         console.print(f"[bold yellow]refused[/] {'; '.join(judgement.reasons)}", highlight=False)
     return 0
-
-
-def _row(title: str, it: Comparison) -> str:
-    return (
-        f"{title:12s} MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f} on {it.n} pictures ({it.roadwork} road work), "
-        f"at 95 % not below {it.low:+.3f}"
-    )

@@ -1,6 +1,6 @@
-"""The labelled pictures, each in one place: what a fit may learn from, the frozen gate set, the newest week.
+"""The labelled pictures: what a fit may learn from, the frozen gate set, and what the version in force never saw.
 
-Gate set and week, and the calibrations and weights that are fitted, take representative pictures only: labels of the
+Whatever judges, and the calibrations and weights that are fitted, take representative pictures only: labels of the
 testnet, and of pictures drawn by lot. A reviewer's queue is full of pictures that the members got wrong; a fit that
 took them for the traffic would learn to distrust everybody, and in simulation did. Head and memory learn from all of
 them, and are part of the version that is judged: in simulation a memory that took labels past the gate made the miner
@@ -28,10 +28,16 @@ class ImproveError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Labelled examples, each in one place: what a fit may learn from, the frozen gate set, the newest week."""
+    """Labelled examples: what a fit may learn from, and the frozen gate set, which none ever does.
+
+    new: those of `train` that the version in force did not learn from. They judge as well, by answers of fits that left
+    them out (`steps.out_of_fold`). week: the newest of these; a network is not trained five times, so it never sees
+    them.
+    """
 
     train: tuple[Example, ...]
     gate: tuple[Example, ...]
+    new: tuple[Example, ...]
     week: tuple[Example, ...]
 
     @property
@@ -47,31 +53,31 @@ def base_examples(path: Path) -> list[Example]:
         return [Example(record, 0.0, "base", "base") for record in read_all(lines) if record.label >= 0]
 
 
-def assemble(journal: Iterable[Example], base: Iterable[Example], gate_file: Path, share: float = 0.3) -> Data:
+def assemble(
+    journal: Iterable[Example], base: Iterable[Example], gate_file: Path, since: float = 0.0, share: float = 0.3
+) -> Data:
     """Split what is labelled; the first call draws the gate set (a `share` of the groups) and writes it to `gate_file`.
 
-    The gate set is drawn from what was labelled before the newest week. Raises ImproveError without any label.
+    since: Unix time after which no label was learned by the version in force (`Versions.made`). The gate set is drawn
+    from what was labelled before the newest week. Raises ImproveError without any label.
     """
     known = {example.record.sha256: example for example in [*base, *journal]}  # the journal's answer is the newer one
     if not known:
         raise ImproveError("no labelled picture: label some on the review page, or give --base a labelled trace")
     honest = [example for example in known.values() if example.representative]
-    week = _newest(honest)
     if not gate_file.is_file():
-        drawn = [e for e in honest if e.record.sha256 not in week and _in_gate(e.record, share)]
+        newest = {e.record.sha256 for e in _newest(honest)}
+        drawn = [e for e in honest if e.record.sha256 not in newest and _in_gate(e.record, share)]
         _write_lines(gate_file, (write(example.record) for example in drawn))
     gate = base_examples(gate_file)
     frozen = {example.record.sha256 for example in gate} | {example.record.group for example in gate} - {""}
-    free = [e for e in known.values() if not {e.record.sha256, e.record.group} & frozen]
-    return Data(
-        train=tuple(e for e in free if e.record.sha256 not in week),
-        gate=tuple(_with_embedding(e, known) for e in gate),
-        week=tuple(e for e in free if e.record.sha256 in week),
-    )
+    train = tuple(e for e in known.values() if not {e.record.sha256, e.record.group} & frozen)
+    new = tuple(e for e in train if e.representative and e.at > since)  # the base has no date: it is never new
+    return Data(train, tuple(_with_embedding(e, known) for e in gate), new, _newest(new))
 
 
-def _newest(honest: Sequence[Example]) -> set[str]:
-    """Digests of the newest week's pictures; of up to four weeks, until both labels are there often enough."""
+def _newest(honest: Sequence[Example]) -> tuple[Example, ...]:
+    """The newest week's pictures; those of up to four weeks, until both labels are there often enough."""
     newest = max((example.at for example in honest), default=0.0)
     found: list[Example] = []
     for weeks in range(1, MOST_WEEKS + 1):
@@ -79,7 +85,7 @@ def _newest(honest: Sequence[Example]) -> set[str]:
         roadwork = sum(example.label for example in found)
         if min(roadwork, len(found) - roadwork) >= ENOUGH:
             break
-    return {example.record.sha256 for example in found}
+    return tuple(found)
 
 
 def _in_gate(record: Record, share: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from cascade.data import FitError
 from cascade.profile import Profile
 from miner.learning.candidate import Candidate
 from miner.learning.examples import Data, ImproveError
-from miner.learning.judging import LEAST, MARGIN, Comparison, Judgement, compare, judge
-from miner.learning.steps import STEPS, Step
+from miner.learning.judging import LEAST, Comparison, Judgement, compare, judge, told
+from miner.learning.steps import STEPS, Step, out_of_fold
 from miner.learning.versions import Versions
 
 TRAIN = "train"  # the step that trains a network
@@ -30,7 +31,6 @@ def improve(
     versions: Versions,
     own: Profile,
     steps: Sequence[str] = ("refit",),
-    margin: float = MARGIN,
     shadow: bool = False,
     train: Train | None = None,
 ) -> tuple[str, Judgement]:
@@ -48,13 +48,14 @@ def improve(
         raise ImproveError("the step train needs --training FILE: the settings of the training as TOML")
     if TRAIN in steps and shadow:
         raise ImproveError("a network that does not serve yet has no answers to show: leave out --shadow, or train")
-    facts = {"steps": list(steps), "margin": margin, "trained_on": len(data.train), "data_sha256": data.sha256}
+    facts = {"steps": list(steps), "trained_on": len(data.train), "data_sha256": data.sha256}
     live = versions.read(versions.current(), own)
     candidate = live
     try:
         for step in steps:
             candidate = known[step](data.train, candidate)
-        return _decided(data, versions, own, live, candidate, shadow, facts)
+        again = [STEPS[step] for step in steps if step != TRAIN]
+        return _decided(data, versions, live, candidate, again, shadow, facts)
     except FitError as error:
         raise ImproveError(f"{error}; label more on the review page") from error
     except StepFailed as error:
@@ -67,16 +68,15 @@ def improve(
 def _decided(
     data: Data,
     versions: Versions,
-    own: Profile,
     live: Candidate,
     candidate: Candidate,
+    steps: Sequence[Step],
     shadow: bool,
     facts: dict[str, Any],
 ) -> tuple[str, Judgement]:
-    """The candidate judged, and put in force, staged or refused."""
-    best = versions.best()
-    anchor = versions.read(best, own) if best and best != versions.current() else None
-    judgement = judge(data, live, candidate, anchor, facts["margin"])
+    """The candidate judged, and put in force, staged or refused. steps: those that can be taken again on less."""
+    start = replace(candidate, head=live.head, memory=live.memory)
+    judgement = judge(data, live, candidate, lambda new: out_of_fold(new, data.train, steps, start))
     if not judgement.passed:
         versions.refuse(judgement, **facts)
         return "", judgement
@@ -85,23 +85,24 @@ def _decided(
     return name, judgement
 
 
-def promote_staged(
-    versions: Versions, seen: Sequence[tuple[str, int, float, float]], margin: float = MARGIN
-) -> tuple[str, Judgement]:
-    """Put the staged version in force if it was not worse on the labelled pictures both saw (`Views.shadows`)."""
+def promote_staged(versions: Versions, seen: Sequence[tuple[str, int, float, float]]) -> tuple[str, Judgement]:
+    """Put the staged version in force if it was better on the labelled pictures both saw (`Views.shadows`).
+
+    Better, not better at 95 %: it was that when it was staged.
+    """
     name = versions.staged()
     if not name:
         raise ImproveError("no version is staged; run improve --shadow first")
     it = shadow_comparison(seen)
     reasons = [f"expected {LEAST} labelled pictures of each label that both saw, got {len(seen)}"] if it is None else []
-    if it is not None and it.low < -margin:
-        reasons = [f"shadow: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}, at 95 % as low as {it.low:+.3f}"]
+    if it is not None and it.gain <= 0.0:
+        reasons = [f"shadow: not better: {told(it)}"]
     judgement = Judgement(None, it, None, tuple(reasons))
     if judgement.passed:
-        versions.promote(name, judgement, steps=["shadow"], margin=margin)
+        versions.promote(name, judgement, steps=["shadow"])
         versions.unstage()
         return name, judgement
-    versions.refuse(judgement, steps=["shadow"], margin=margin)
+    versions.refuse(judgement, steps=["shadow"])
     return "", judgement
 
 

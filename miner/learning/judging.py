@@ -1,35 +1,41 @@
-"""The gate: a candidate against the version in force, on pictures that neither of them learned from.
+"""The gate: a candidate against the version in force, on labelled pictures that neither of them learned from.
 
-"Not worse at 95 %" means that the lower end of the one-sided 95 % interval of the MCC's difference (paired bootstrap,
-groups kept whole) over gate set and newest week together is at least -margin. On each alone the difference itself has
-to be: a hundred labels cannot rule out a loss of 0.02 by themselves, and a gate that asked them to passed nothing for
-the first eleven weeks of a half year of real pictures (docs/results/loop-2026-11-24.md). So that many small losses
-cannot add up, the gate set also compares with the best version that ever was in force. Labels that look wrong are left
-in: they are for the review page's second look, since leaving out what the model doubts would keep it from ever learning
-a new sign.
+The measure is the Brier score, the mean squared error of the answered probability: every picture says something, where
+MCC counts only those whose decision changes, a handful in two hundred. A candidate passes if it is better at 95 %: if
+the lower end of the one-sided 95 % interval of the mean gain (paired bootstrap, groups kept whole) over gate set and
+new labels together is above 0. What is no better than the version in force passes in one round of twenty at most.
+
+And it must not be worse at 95 % on the gate set alone, the only labels that today's mistakes cannot have reached: where
+labels are wrong, the new ones praise whoever learned the mistake. A loss that chance explains is no reason to refuse
+there: on a set that never changes, that kept good candidates out for months (docs/results/loop-2026-11-28.md).
+
+Labels that look wrong are left in: they are for the review page's second look, since leaving out what the model doubts
+would keep it from ever learning a new sign.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade.measures import weighted_mcc
 from cascade.resampling import resamples
 from miner.journal_views import Example
 from miner.learning.candidate import Candidate
 from miner.learning.examples import Data
+from models.metrics import mcc
 
-MARGIN = 0.02  # MCC
 LEAST = 20  # pictures of each label a set needs to judge at all
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two versions on the same pictures. low: lower end of the one-sided 95 % interval of `gain` in MCC."""
+    """Two versions on the same pictures. gain: by how much the Brier score fell. low, high: where its one-sided 95 %
+    intervals end."""
 
     n: int
     roadwork: int
@@ -37,67 +43,57 @@ class Comparison:
     mcc_after: float
     gain: float
     low: float
+    high: float
 
 
 def compare(
-    labels: NDArray[np.int64],
-    before: NDArray[np.float64],
-    after: NDArray[np.float64],
-    groups: Sequence[str],
-    n: int = 2000,
-    seed: int = 0,
+    labels: NDArray[np.int64], before: Array, after: Array, groups: Sequence[str], n: int = 2000, seed: int = 0
 ) -> Comparison:
-    """Paired bootstrap of the difference of two MCCs. Arrays (N,); `n` resamples."""
-    ones = np.ones(len(labels))
-    was, now = (weighted_mcc(labels, p > 0.5, ones) for p in (before, after))
-    low = now - was
-    if not np.array_equal(before > 0.5, after > 0.5):
-        draws = [
-            weighted_mcc(labels, after > 0.5, weight) - weighted_mcc(labels, before > 0.5, weight)
-            for weight in resamples(groups, n, seed)
-        ]
-        low = float(np.percentile(draws, 5))
-    return Comparison(len(labels), int(labels.sum()), was, now, now - was, low)
+    """Paired bootstrap of the mean gain. Arrays (N,), of both labels; `n` resamples."""
+    gains = (before - labels) ** 2 - (after - labels) ** 2
+    draws = [float(np.average(gains, weights=weight)) for weight in resamples(groups, n, seed)]
+    low, high = (float(end) for end in np.percentile(draws, [5, 95]))
+    marks = mcc(labels, before), mcc(labels, after)
+    return Comparison(len(labels), int(labels.sum()), *marks, float(gains.mean()), low, high)
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Why a candidate passes (`reasons` empty) or not. both: on gate set and week together. anchor: on the gate set,
-    against the best version that ever was in force."""
+    """Why a candidate passes (`reasons` empty) or not. both: on gate set and new labels together."""
 
     gate: Comparison | None
-    week: Comparison | None
-    anchor: Comparison | None
+    new: Comparison | None
+    both: Comparison | None
     reasons: tuple[str, ...]
-    both: Comparison | None = None
 
     @property
     def passed(self) -> bool:
         return not self.reasons
 
 
-def judge(data: Data, live: Candidate, candidate: Candidate, best: Candidate | None, margin: float) -> Judgement:
-    """Hold `candidate` against the version in force, and on the gate set against the best one so far."""
-    reasons: list[str] = []
-    found: dict[str, Comparison | None] = {"gate": None, "week": None, "anchor": None, "both": None}
-    for name, examples, other in (("gate", data.gate, live), ("week", data.week, live), ("anchor", data.gate, best)):
-        if other is None:
-            continue
-        examples = comparable(examples, other, candidate)
-        roadwork = sum(example.label for example in examples)
-        if min(roadwork, len(examples) - roadwork) < LEAST:
-            reasons.append(f"{name}: expected {LEAST} pictures of each label, got {roadwork} of {len(examples)}")
-            continue
-        found[name] = it = held_against(examples, other, candidate)
-        if it.gain < -margin:
-            reasons.append(f"{name}: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}")
-    if found["gate"] and found["week"]:
-        found["both"] = it = held_against(comparable((*data.gate, *data.week), live, candidate), live, candidate)
-        if it.low < -margin:
-            reasons.append(f"together: MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}, at 95 % as low as {it.low:+.3f}")
-        elif it.gain <= 0.0:
-            reasons.append("nothing gained")
-    return Judgement(found["gate"], found["week"], found["anchor"], tuple(reasons), found["both"])
+def judge(data: Data, live: Candidate, candidate: Candidate, unseen: Callable[[Sequence[Example]], Array]) -> Judgement:
+    """Hold `candidate` against the version in force. unseen: what it answers to new pictures without knowing them."""
+    gate, new = (comparable(examples, live, candidate) for examples in (data.gate, data.new))
+    if few := [*_too_few("gate", gate), *_too_few("new", new)]:
+        return Judgement(None, None, None, tuple(few))
+    before = live.probabilities(gate), live.probabilities(new)
+    after = candidate.probabilities(gate), unseen(new)
+    on_gate, on_new = _compared(gate, before[0], after[0]), _compared(new, before[1], after[1])
+    both = _compared((*gate, *new), np.concatenate(before), np.concatenate(after))
+    reasons = []
+    if both.low <= 0.0:
+        reasons.append(f"together: not better at 95 %: {told(both)}")
+    if on_gate.high < 0.0:
+        reasons.append(f"gate: worse at 95 %: {told(on_gate)}")
+    return Judgement(on_gate, on_new, both, tuple(reasons))
+
+
+def told(it: Comparison) -> str:
+    """For people."""
+    return (
+        f"MCC {it.mcc_before:.3f} -> {it.mcc_after:.3f}, Brier score better by {it.gain:+.4f} "
+        f"({it.low:+.4f} to {it.high:+.4f}) on {it.n} pictures ({it.roadwork} road work)"
+    )
 
 
 def comparable(examples: Sequence[Example], *versions: Candidate) -> tuple[Example, ...]:
@@ -105,8 +101,13 @@ def comparable(examples: Sequence[Example], *versions: Candidate) -> tuple[Examp
     return tuple(example for example in examples if all(version.knows(example) for version in versions))
 
 
-def held_against(examples: Sequence[Example], live: Candidate, candidate: Candidate) -> Comparison:
-    """The candidate against another version on the same pictures."""
+def _too_few(name: str, examples: Sequence[Example]) -> list[str]:
+    roadwork = sum(example.label for example in examples)
+    enough = min(roadwork, len(examples) - roadwork) >= LEAST
+    return [] if enough else [f"{name}: expected {LEAST} pictures of each label, got {roadwork} of {len(examples)}"]
+
+
+def _compared(examples: Sequence[Example], before: Array, after: Array) -> Comparison:
     labels = np.array([example.label for example in examples], dtype=np.int64)
     groups = [example.record.group or example.record.sha256 for example in examples]
-    return compare(labels, live.probabilities(examples), candidate.probabilities(examples), groups)
+    return compare(labels, before, after, groups)

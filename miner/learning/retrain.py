@@ -90,7 +90,8 @@ class Retrain:
         """What `train` is asked; its pictures and the list of those it must not see are written below `work`."""
         base = table.get("data", [])
         sets = [base] if isinstance(base, str) else [str(each) for each in base]
-        kept = [self._written(example, work / "journal") for example in data.train]
+        newest = {example.record.sha256 for example in data.week}
+        kept = [self._written(e, work / "journal") for e in data.train if e.record.sha256 not in newest]
         sets += [str(work / "journal")] if any(kept) else []
         judges = (*data.gate, *data.week)
         barred = {name for e in judges for name in (e.record.sha256, e.record.group) if name}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascade.profile import Member
 from cascade.worth import fit_profile
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 FOLDS = 5
 LEAST_EMBEDDINGS = 50  # of each label, before anything is learned from them
 
+Array = NDArray[np.float64]
 Step = Callable[[Sequence[Example], Candidate], Candidate]
 
 
@@ -67,6 +69,23 @@ def cross_fitted(examples: Sequence[Example], candidate: Candidate) -> list[Exam
         for i, example in zip(test, with_opinions([result[i] for i in test], fresh), strict=True):
             result[i] = example
     return result
+
+
+def out_of_fold(
+    examples: Sequence[Example], train: Sequence[Example], steps: Sequence[Step], start: Candidate
+) -> Array:
+    """What the steps make of `start` answers (N,) to `examples`, all of them in `train`, without having known them:
+    the steps are taken five times, each time without a fifth of `train`, which is then asked about."""
+    fold = {example.record.sha256: number % FOLDS for number, example in enumerate(train)}
+    answers = np.empty(len(examples))
+    for left_out in range(FOLDS):
+        rest = [example for example in train if fold[example.record.sha256] != left_out]
+        fitted = start
+        for step in steps:
+            fitted = step(rest, fitted)
+        which = [i for i, example in enumerate(examples) if fold[example.record.sha256] == left_out]
+        answers[which] = fitted.probabilities([examples[i] for i in which])
+    return answers
 
 
 def _enough_embeddings(examples: Sequence[Example]) -> bool:

@@ -26,6 +26,8 @@ from miner.settings import UsageError
 from models.head import Weights
 from models.memory import Memory
 
+MADE = ("staged", "promoted")  # events of the audit log, the first of which says when a version was made
+
 
 class Versions:
     """The versions on disk, the one in force, and the audit log (`audit.jsonl`), one JSON line for each event."""
@@ -97,7 +99,7 @@ class Versions:
         before = self.current()
         self._point_to(name)
         self._note("promoted", version=name, previous=before, **asdict(judgement), **facts)
-        spare = [each for each in self.names() if each not in {name, before, self.best(), self.staged()}]
+        spare = [each for each in self.names() if each not in {name, before, self.staged()}]
         for old in spare[: max(len(self.names()) - self._keep, 0)]:
             shutil.rmtree(self.directory / old)
 
@@ -160,15 +162,10 @@ class Versions:
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
-    def best(self) -> str:
-        """The version with the best MCC on the gate set of all that were promoted and are on disk; empty: none."""
-        marks = {
-            line["version"]: line["gate"]["mcc_after"]
-            for line in self.audit()
-            if line["event"] == "promoted" and line.get("gate")
-        }
-        there = {name: mark for name, mark in marks.items() if name in self.names()}
-        return max(there, key=lambda name: there[name], default="")
+    def made(self, name: str) -> float:
+        """Unix time at which a version was made: it learned from no later label. 0 for the miner's own profile."""
+        made = [line["time"] for line in self.audit() if line["version"] == name and line["event"] in MADE]
+        return datetime.fromisoformat(made[0]).timestamp() if made else 0.0
 
     def _said(self, profile: Profile) -> dict[str, dict[str, float]]:
         home = Path(profile.catalog).resolve().parent

@@ -124,7 +124,7 @@ def test_improve_with_too_few_labels_says_so(lived: Path, capsys: pytest.Capture
 
 def test_audit_and_rollback(lived: Path, capsys: pytest.CaptureFixture[str]) -> None:
     versions = versions_of(Settings(state_dir=Path("state")))
-    it = Comparison(800, 400, 0.61, 0.68, 0.07, 0.01)
+    it = Comparison(800, 400, 0.61, 0.68, 0.02, 0.01, 0.03)
     versions.promote(versions.write(Candidate(OWN)), Judgement(it, it, None, ()))
     versions.refuse(Judgement(it, it, None, ("nothing gained",)))
     assert main(["improve", "rollback", *STATE]) == 0
@@ -134,7 +134,7 @@ def test_audit_and_rollback(lived: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["improve", "audit", *STATE]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in said] == ["promoted", "refused", "rollback"]
-    assert "gate 0.610 -> 0.680 (n 800, low +0.010)" in said[0]
+    assert "gate 0.610 -> 0.680 (n 800, low +0.0100)" in said[0]
     assert "nothing gained" in said[1]
     assert main(["improve", "audit", "--json", *STATE]) == 0
     lines = capsys.readouterr().out.splitlines()

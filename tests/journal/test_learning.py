@@ -22,7 +22,7 @@ from models.base import Frame, Opinion
 from tests.journal.making import frame_of, jpeg_of, verdict
 from tests.journal.test_improve import OWN, SAYS_YES
 
-IT = Judgement(Comparison(100, 50, 0.5, 0.6, 0.1, 0.0), None, None, ())
+IT = Judgement(Comparison(100, 50, 0.5, 0.6, 0.1, 0.05, 0.15), None, None, ())
 
 
 class Engine:
