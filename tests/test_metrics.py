@@ -181,6 +181,7 @@ def test_summary_of_one_label_leaves_out_what_needs_two():
     [
         ([], [], "at least one"),
         ([0, 1], [0.5], "as many"),
+        ([[0, 1]], [[0.5, 0.5]], r"shapes \(1, 2\) and \(1, 2\)"),
         ([0, 2], [0.5, 0.5], "labels 0 and 1"),
         ([0, 1], [0.5, 1.5], r"in \[0, 1\]"),
         ([0, 1], [0.5, float("nan")], r"in \[0, 1\]"),

@@ -132,8 +132,15 @@ def test_the_decision_of_best_mcc_is_moved_to_one_half_only_if_it_lies_elsewhere
         z = rng.normal(4.0 if label and rng.random() < 0.6 else -4.0, 1.0) if label else rng.normal(-4.0, 1.0)
         skewed.append(record({"a": float(z)}, label, group=str(i % 50), sha256=str(i)))
     profile = profile_of(tier("cheap", "a"), prevalence=0.02)
-    shift = learn(Data.of(skewed, profile), profile).shift
-    assert shift != 0.0
+    data = Data.of(skewed, profile)
+    fit = learn(data, profile)
+
+    def worth(shift: float) -> float:
+        shifted = profile.model_copy(update={"fit": fit.model_copy(update={"shift": shift})})
+        return weighted_mcc(data.y, course(data, shifted).p[:, -1] > 0.5, class_weight(data.y, profile.prevalence))
+
+    assert fit.shift != 0.0
+    assert worth(fit.shift) > worth(0.0) > worth(-fit.shift)
 
 
 def test_a_band_for_a_budget() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import boxes, catalog, depth
-from models.boxes import Box, agreement, best_scores, classes, fuse
+from models.boxes import Box, Classes, agreement, best_scores, classes, fuse, merged
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "boxes_fusion.json").read_text())
 TABLES = ["coco", "objects365", "prompts", "own"]
@@ -25,6 +25,8 @@ def test_fusion_is_that_of_the_authors_package(case: dict[str, list[list[float]]
     fused = fuse(found, case["weights"])
     expected = sorted(([row[1], str(row[0]), *row[2:]] for row in case["fused"]), reverse=True)
     assert len(fused) == len(expected)
+    assert [box.score for box in fused] == sorted((box.score for box in fused), reverse=True)
+    assert fuse(found) == fuse(found, [1.0] * len(found))
     for ours, theirs in zip(sorted(fused, key=lambda box: (-box.score, box.label)), expected, strict=True):
         assert ours.label == theirs[1]
         assert ours.score == pytest.approx(theirs[0])
@@ -43,6 +45,12 @@ def test_agreement_is_the_share_of_detectors_that_see_one_object() -> None:
     assert agreement([[cone], [other]]) == 0.5
     assert agreement([[Box("cone", 0.1, cone.corners)]]) == 0.0
     assert agreement([]) == 0.0
+
+
+def test_several_tables_are_one_in_which_no_label_weighs_less() -> None:
+    one, other = Classes("one", 0.2, {"cone": 0.5, "sign": 0.3}), Classes("an", 0.1, {"cone": 0.4, "barrel": 0.9})
+    assert merged([one, other]) == Classes("an+one", 0.1, {"cone": 0.5, "sign": 0.3, "barrel": 0.9})
+    assert merged([one, one]) == one
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -134,7 +142,7 @@ METRES = np.full((100, 200), 10.0, np.float32)
     ],
 )
 def test_an_impossible_size_weighs_less(label: str, pixels: float, metres: float, factor: float) -> None:
-    (size,) = depth.check([Box(label, 0.8, (0, 0, pixels, 50))], METRES, focal=1000)
+    (size,) = depth.check([Box(label, 0.8, (40, 20, 40 + pixels, 70))], METRES, focal=1000)
     assert size.metres == pytest.approx(metres)
     assert size.factor == factor
 
