@@ -94,6 +94,8 @@ def test_it_is_the_shipped_network_that_looks() -> None:
     expected = [opinion.logit for opinion in network.assess(views(picture))]
     assert said.evidence["looks"] == [pytest.approx(z, abs=1e-3) for z in expected]
     assert said.logit == pytest.approx(max(expected), abs=1e-4)
+    assert closer.spec.key == said.model == KEY
+    assert 0.0 < said.milliseconds < 60_000.0
     closer.close()
     with pytest.raises(ModelUnavailable):
         closer.assess([picture])

@@ -58,8 +58,10 @@ def test_a_fresh_question_is_computed_anew_once_its_result_was_taken() -> None:
 
 def test_a_fault_reaches_all_who_wait_and_is_not_remembered() -> None:
     begun, go = threading.Event(), threading.Event()
+    passes: list[int] = []
 
     def fail(frames: Sequence[Frame]) -> list[int]:
+        passes.append(len(frames))
         begun.set()
         assert go.wait(60)
         raise ModelCrashed("on purpose")
@@ -74,6 +76,9 @@ def test_a_fault_reaches_all_who_wait_and_is_not_remembered() -> None:
             with pytest.raises(ModelCrashed):
                 each.result(60)
     assert shared.known(frame(1).sha256) is None
+    with pytest.raises(ModelCrashed):
+        shared([frame(1)])
+    assert passes == [1, 1], "who asks later has it tried again"
 
 
 def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
