@@ -73,8 +73,9 @@ class Foundation(TorchModel):
         path = self.heads_file or heads_path(self.entry)
         if not path.is_file():
             raise BadWeights(
-                f"{self.entry.key}: no head in {path}, and an encoder alone has no opinion. Train one on labelled "
-                "pictures: models.foundation.fit(features, labels), then Heads.save"
+                f"{self.entry.key}: no head in {path}, and an encoder alone has no opinion. "
+                f"`./run_miner.sh train --backbone {self.entry.key}` makes a model of your own to name in its place; "
+                "a head alone is made by models.foundation.fit(features, labels) and Heads.save"
             )
         self._heads = Heads.load(path)
         if self._heads.encoder != self.entry.repository:
