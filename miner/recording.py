@@ -27,5 +27,7 @@ def read_traces(path: Path) -> list[Record]:
     try:
         with path.open(encoding="utf-8") as lines:
             return list(read_all(lines))
-    except (OSError, TraceError) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: expected a file of trace lines, got: {error.strerror}") from None
+    except (UnicodeDecodeError, TraceError) as error:
         raise UsageError(f"{path}: {error}") from None

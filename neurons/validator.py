@@ -287,12 +287,12 @@ def _line(board: Board, options: Options, exchange: Exchange) -> str:
 
 def _live(board: Board, options: Options) -> Table:
     table = Table(title="Asking the miner", title_justify="left", caption_justify="left")
-    for name in ("validator", "challenges", "answered", "MCC(100)", "accuracy(10)", "reward", "last p"):
+    for name in ("validator", "asked", "answered", "MCC\n(100)", "accuracy\n(10)", "reward", "last p"):
         table.add_column(name, justify="left" if name == "validator" else "right")
     for i, standing in enumerate(board.standings):
-        table.add_row(dev_validator(i).ss58_address[:10] + "..", *_live_cells(board.of(i), standing))
+        table.add_row(dev_validator(i).ss58_address[:8] + "..", *_live_cells(board.of(i), standing))
     table.add_section()
-    table.add_row(f"all, of {options.challenges}", *_live_cells(board.of(), board.total), style="bold")
+    table.add_row(f"all of {options.challenges}", *_live_cells(board.of(), board.total), style="bold")
     return table
 
 
@@ -320,7 +320,7 @@ def _final(values: dict[str, Any]) -> Group:
     table.add_row("answered", f"{answers['answered']} with a number in [0, 1]")
     table.add_row("MCC, last 100", f"{total['mcc']:.3f}")
     table.add_row("accuracy, last 10", f"{total['accuracy']:.2f}")
-    table.add_row("reward", f"{total['reward']:.3f}   (MCC/2 + accuracy/2)^3, as the validator computes it")
+    table.add_row("reward", f"{total['reward']:.3f}   (MCC/2 + accuracy/2)^3, as validators compute it")
     for name in ("mcc", "auc", "ece", "brier") if quality else ():
         row = quality[name]
         if row["low"] is None:

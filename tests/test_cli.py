@@ -65,6 +65,8 @@ def test_a_folder_that_cannot_be_written_is_named_and_no_traceback_is_shown(
     assert capsys.readouterr().err == (
         "error: runs: No such file or directory; the report goes to ./runs: start in a folder that can be written\n"
     )
+    assert cli.main(["replay", "/proc/none.jsonl"]) == 2
+    assert "/proc/none.jsonl: expected a file of trace lines, got: No such file or directory" in capsys.readouterr().err
     assert cli.main(["improve", "audit", "--state-dir", "/proc/state"]) == 2
     assert "error: state directory /proc/state: No such file or directory; make it writable" in capsys.readouterr().err
 

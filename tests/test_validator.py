@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from bittensor_wallet import Keypair, Wallet
 from PIL import Image
+from rich.console import Console
 
 from cascade.trace import Record
 from cascade.trace import write as trace_line
 from cascade.verdict import Source, Stop, Verdict
 from miner.mocknet import VALIDATORS, dev_validator
 from miner.protocol import ImageSynapse
+from miner.report import Board, Exchange
 from models.base import Frame
 from neurons import validator
 
@@ -253,3 +255,15 @@ def test_development_validators_are_sixteen_different_well_known_keys():
     assert addresses[0] == "5FgftxVraVbuovQZABVyATbWWE9HSknZvsvkBypW5NKQNFfH"
     with pytest.raises(ValueError, match="from 0 to 15"):
         dev_validator(16)
+
+
+def test_the_live_table_breaks_no_cell_at_80_columns():
+    board = Board(2)
+    for who in (0, 1):
+        board.add(Exchange(who, 0.0, 80.0, 0.918, "", "ab", 1, "2026-01", 2, "drawn", False))
+    console = Console(width=80, file=io.StringIO())
+    console.print(validator._live(board, validator.Options(challenges=999)))
+    lines = console.file.getvalue().splitlines()
+    assert sum("0.918 road work" in line for line in lines) == 3
+    assert any("all of 999" in line for line in lines)
+    assert max(map(len, lines)) <= 80
