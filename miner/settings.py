@@ -305,7 +305,7 @@ def parse(command: type[T], arguments: Sequence[str], word: str = "") -> T:
     parser.description = cleandoc(command.__doc__ or "")
 
     def refuse(message: str) -> NoReturn:
-        raise UsageError(f"{message}; see ./{parser.prog} --help")
+        raise UsageError(f"{message}; see {'./' if parser.prog.startswith('run_miner.sh') else ''}{parser.prog} --help")
 
     parser.error = refuse
     words = _kebab(arguments)
