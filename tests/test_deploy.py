@@ -191,6 +191,8 @@ def test_the_unit_waits_for_the_drain_and_stops_on_wrong_settings() -> None:
     assert int(unit["TimeoutStopSec"].rstrip("s")) > DRAIN_SECONDS
     assert (unit["Type"], unit["RestartPreventExitStatus"]) == ("notify", "2")
     assert unit["ProtectSystem"] == "strict"
+    assert (unit["OOMPolicy"], unit["StartLimitIntervalSec"]) == ("continue", "0"), "it never gives up"
+    assert "ProtectClock" not in unit, "before systemd 253 it keeps the cards' devices away (systemd issue 18142)"
 
 
 @pytest.mark.slow
