@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cascade.deadline import Deadline
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SHORTEST, LONGEST = 1.0, 12.0  # seconds: the time-out header is not signed, so it is believed within these only
 
+DECODING = ThreadPoolExecutor(thread_name_prefix="decode")  # of its own: a disk or a driver that hangs takes no answer
 Decide = Callable[[Frame, Deadline, str], Awaitable[Verdict]]
 Decode = Callable[[str], Frame]
 
@@ -72,7 +74,7 @@ class Service:
         frame, verdict, fault = None, None, ""
         try:
             async with asyncio.timeout(deadline.remaining()):
-                frame = await asyncio.to_thread(self.decode, image_base64)
+                frame = await asyncio.get_running_loop().run_in_executor(DECODING, self.decode, image_base64)
             verdict = await self.decide(frame, deadline, caller)
         except Exception as error:
             fault = getattr(error, "kind", type(error).__name__)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -98,6 +100,17 @@ async def test_decoding_that_hangs_is_left_behind_at_the_deadline() -> None:
     assert await service(seen, decode=hangs, reserve=5.0).answer("", 1.0, "caller") == 0.4
     assert [(told.source, told.probability, told.fault) for told in seen] == [(Source.PRIOR, 0.4, "TimeoutError")]
     free.set()
+
+
+async def test_what_hangs_elsewhere_takes_no_thread_from_decoding() -> None:
+    free, loop = threading.Event(), asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    hung = loop.run_in_executor(None, free.wait)  # a driver that is asked for metrics, a disk under a page
+    try:
+        assert await service([]).answer("", 1.0, "caller") == 0.8
+    finally:
+        free.set()
+        await hung
 
 
 async def test_the_event_loop_turns_while_a_picture_is_decoded() -> None:
