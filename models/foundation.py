@@ -1,6 +1,7 @@
 """Foundation encoders (DINOv3, SigLIP2, C-RADIO) with own heads: features once per picture, shared by every head.
 
-A head file holds any number of heads; the one named "roadwork" answers, the others are evidence.
+A head file holds any number of heads; the one named "roadwork" answers, the others are evidence. `train --backbone KEY
+--tune head` makes one.
 """
 
 from __future__ import annotations
@@ -20,25 +21,36 @@ from models.catalog import Entry
 from models.torch_model import Answer, TorchModel, state_directory
 
 ANSWER = "roadwork"
+HEAD = "head.safetensors"  # what `train` calls the file
+EPSILON = 1e-5  # torch's LayerNorm's
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Linear heads on the features of one encoder. weight (K, D) and bias (K,), float32; logits = f @ weight.T + bias.
+    """Linear heads on the features of one encoder. weight (K, D) and bias (K,), float32.
 
-    encoder: repository whose features they were trained on.
+    encoder: repository whose features they were trained on. normalised: features are brought to mean 0 and variance 1,
+    picture by picture, before (the layer normalisation of `train`, whose weights are in `weight` and `bias`).
     """
 
     names: tuple[str, ...]
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     encoder: str
+    normalised: bool = False
+
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, K) of features (N, D)."""
+        if self.normalised:
+            features = features - features.mean(1, keepdims=True)
+            features = features / np.sqrt(np.square(features).mean(1, keepdims=True) + EPSILON)
+        return np.asarray(features @ self.weight.T + self.bias)
 
     def save(self, path: Path) -> None:
         from safetensors.numpy import save_file
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        told = {"names": ",".join(self.names), "encoder": self.encoder}
+        told = {"names": ",".join(self.names), "encoder": self.encoder, "normalised": str(self.normalised)}
         save_file({"weight": self.weight, "bias": self.bias}, path, metadata=told)
 
     @classmethod
@@ -51,11 +63,11 @@ class Heads:
                 told = stored.metadata() or {}
                 weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
         except (OSError, SafetensorError) as error:
-            raise BadWeights(f"{path} is no head ({error}); make one with models.foundation.fit") from None
+            raise BadWeights(f"{path} is no head ({error}); make one with `train --tune head`") from None
         names = tuple(told.get("names", "").split(","))
         if ANSWER not in names or weight.shape[0] != len(names) or bias.shape != (len(names),):
             raise BadWeights(f"{path}: expected heads with one named {ANSWER!r}, got {names} and {weight.shape}")
-        return cls(names, weight, bias, told.get("encoder", ""))
+        return cls(names, weight, bias, told.get("encoder", ""), told.get("normalised") == "True")
 
 
 def pooled(model: Any, pixels: Any) -> Any:
@@ -74,8 +86,8 @@ class Foundation(TorchModel):
         if not path.is_file():
             raise BadWeights(
                 f"{self.entry.key}: no head in {path}, and an encoder alone has no opinion. "
-                f"`./run_miner.sh train --backbone {self.entry.key}` makes a model of your own to name in its place; "
-                "a head alone is made by models.foundation.fit(features, labels) and Heads.save"
+                f"`./run_miner.sh train --backbone {self.entry.key} --tune head --data DIR --out OUT` makes one: "
+                f"copy OUT/model/{HEAD} there"
             )
         self._heads = Heads.load(path)
         if self._heads.encoder != self.entry.repository:
@@ -100,8 +112,7 @@ class Foundation(TorchModel):
                 f"{self.entry.key}: a head for {self._heads.weight.shape[1]} features, "
                 f"the encoder has {features.shape[1]}"
             )
-        logits = features @ self._heads.weight.T + self._heads.bias  # (N, K)
-        return [self._told(row) for row in logits]
+        return [self._told(row) for row in self._heads.logits(features)]
 
     def _told(self, row: NDArray[np.float32]) -> tuple[float, Mapping[str, Any]]:
         told = dict(zip(self._heads.names, (float(value) for value in row), strict=True))
@@ -112,34 +123,3 @@ class Foundation(TorchModel):
 def heads_path(entry: Entry) -> Path:
     """Where the operator's heads lie: the miner's state directory, by the model's key."""
     return state_directory() / "heads" / f"{entry.key}.safetensors"
-
-
-def fit(features: NDArray[np.float32], labels: NDArray[np.int64], encoder: str, l2: float = 1e-2) -> Heads:
-    """A road-work head: logistic regression on standardised features, both classes weighing the same.
-
-    features (N, D); labels (N,) in {0, 1}; l2: penalty per mean sample. Raises ValueError if a class is missing.
-    """
-    import torch
-
-    share = float(np.mean(labels))
-    if not 0.0 < share < 1.0:
-        raise ValueError("expected pictures of both labels, 0 and 1")
-    mean, spread = features.mean(0), features.std(0) + 1e-6
-    x = torch.from_numpy(((features - mean) / spread).astype(np.float32))
-    y = torch.from_numpy(labels.astype(np.float32))
-    balance = torch.where(y > 0, 0.5 / share, 0.5 / (1 - share))
-    weight = torch.zeros(x.shape[1], requires_grad=True)
-    bias = torch.zeros(1, requires_grad=True)
-    solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Any:
-        solver.zero_grad()
-        entropy = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight + bias, y, balance)
-        total = entropy + 0.5 * l2 * weight.square().sum()
-        total.backward()
-        return total
-
-    solver.step(loss)
-    folded = (weight.detach().numpy() / spread).astype(np.float32)
-    offset = np.array([float(bias.detach()) - float(folded @ mean)], np.float32)
-    return Heads((ANSWER,), folded[None], offset, encoder)

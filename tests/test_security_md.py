@@ -25,10 +25,12 @@ def test_every_named_test_exists() -> None:
 
 def test_the_limits_are_those_in_force() -> None:
     limits, rules = Limits(), Rules()
-    assert f"{limits.head // 1024} KiB, complete {limits.head_seconds:.0f} s" in TEXT
+    assert f"{limits.head // 1024} KiB and {limits.headers} headers, complete {limits.head_seconds:.0f} s" in TEXT
     assert f"{limits.body // 2**20} MiB, {limits.body_grace:.0f} s" in TEXT
     assert f"at {limits.body_rate // 1024:.0f} KiB a second at least, {limits.body_seconds:.0f} s at most" in TEXT
+    assert f"at most {limits.chunks:,} chunks" in TEXT
     assert f"| connections | {limits.connections};" in TEXT
+    assert f"behind the one at work | {limits.pipelined};" in TEXT
     assert f"{limits.idle_seconds:.0f} s |" in TEXT
     assert f"up to {rules.oldest:.0f} s old and {rules.future:.0f} s ahead" in TEXT
     assert f"one up to {rules.future + limits.patience:.0f} s ahead" in TEXT

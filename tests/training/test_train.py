@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -26,6 +27,8 @@ from safetensors.torch import load_file
 from models import catalog, metrics
 from models.base import BadWeights, Frame
 from models.data.labelled import Labelled
+from models.embedded.model import Calibration
+from models.foundation import HEAD, Foundation
 from models.trained import OnCard, Trained
 from models.training import album
 from models.training.finetune import classify, composer, data, loop, network, package, report, score
@@ -486,6 +489,58 @@ def test_onnx_and_torch_answer_alike(
         answers.append([opinion.logit for opinion in model.assess(frames)])
         model.close()
     assert answers[0] == pytest.approx(answers[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("key", ["dinov3-s", "siglip2-head", "c-radio-h"])
+def test_a_head_answers_beside_its_encoder_as_the_trained_network_does_calibrated(key: str, tmp_path: Path) -> None:
+    entry = catalog.find(key)
+    checkpoint = tiny.write(entry.class_name, tmp_path / "checkpoint")
+    made = network.pretrained(str(checkpoint)).eval()
+    made.described = replace(made.described, start=entry.repository)
+    for parameter in made.head.parameters():
+        torch.nn.init.normal_(parameter)
+    calibration = Calibration(1.7, 0.4)
+    package.write_head(made, calibration, tmp_path)
+    served = catalog.make(entry)
+    assert isinstance(served, Foundation)
+    served._directory, served.heads_file = checkpoint, tmp_path / HEAD
+    served.load("cpu")
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)  # of its size: none is resized
+    with torch.inference_mode():
+        expected = [calibration.log_odds(z) for z in made(torch.from_numpy(pictures)).tolist()]
+    assert [opinion.logit for opinion in served.assess([Frame.of(p) for p in pictures])] == pytest.approx(
+        expected, abs=1e-3
+    )
+
+
+def test_a_frozen_encoder_of_the_catalog_leaves_a_head_and_the_report_says_where_it_goes(
+    streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINER_STATE_DIR", str(tmp_path / "state"))
+    checkpoint = tiny.write("DINOv3ViTModel", tmp_path / "checkpoint")
+    monkeypatch.setattr(network.weights, "locate", lambda entry: checkpoint)
+    flags = ["--backbone", "dinov3-s", "--side", "32", "--tune", "head", "--name", "small"]
+    card = classify.run(settings(streets, tmp_path / "run", *flags))
+    head = tmp_path / "run" / "model" / HEAD
+    assert HEAD in json.loads((head.parent / "model_card.json").read_text())["files"]
+    assert card["settings"]["backbone"] == "dinov3-s"
+    there = tmp_path / "state" / "heads" / "dinov3-s.safetensors"
+    assert f"  install -D -m 644 {head} {there}" in capsys.readouterr().out.splitlines()
+
+
+def test_a_calibration_that_does_harm_is_said(trained: tuple[Path, dict]) -> None:
+    card = copy.deepcopy(trained[1])
+    for rows in card["measured"].values():
+        rows["before"]["brier"]["value"] = 0.0
+        rows["all"]["brier"]["value"] = 0.2
+    console = Console(width=80, record=True, file=io.StringIO())
+    report.show(console, card, trained[0])
+    said = " ".join(console.export_text().split())
+    assert "made these sources worse (Brier score 0.000 before, 0.200 after)" in said
+    for rows in card["measured"].values():
+        rows["before"]["brier"]["value"] = 0.3
+    report.show(console, card, trained[0])
+    assert "warning" not in console.export_text()
 
 
 def test_changed_weights_are_refused(trained: tuple[Path, dict], tmp_path: Path) -> None:

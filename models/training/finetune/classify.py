@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.catalog import entries
+from models.embedded.model import Calibration
+from models.trained import EVERY
 from models.training.finetune import data, loop, package, score
 from models.training.finetune.composer import course
 from models.training.finetune.network import Network, choose_what_learns, merge, pretrained
@@ -96,6 +98,8 @@ def finish(
     merge(network).eval()
     found = measure(predictor(network, device), network.described.side, pictures, parts, settings, folder)
     difference = package.write_network(network, folder)
+    if settings.tune == "head" and is_encoder(settings.backbone):
+        package.write_head(network, Calibration.read(folder / "calibration.json", EVERY), folder)
     package.write_profile(
         folder, settings.name, served(network, settings, device.device.type == "cuda"), _milliseconds(network)
     )
@@ -148,6 +152,12 @@ def served(network: Network, settings: Classify, on_card: bool) -> dict[str, Any
         "input_size": network.described.side,
         "enabled": True,
     }
+
+
+def is_encoder(backbone: str) -> bool:
+    """Whether profiles may ask this backbone of the catalog itself, given a head."""
+    entry = entries().get(backbone)
+    return entry is not None and entry.adapter == "models.foundation:Foundation"
 
 
 def _milliseconds(network: Network) -> float:

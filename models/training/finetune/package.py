@@ -4,6 +4,7 @@ model.onnx          uint8 (N, side, side, 3) RGB in, (N,) log-odds out, compared
 model.safetensors   the same weights for torch, with network.json, how to build it
 calibration.json    slope and shift
 profile.toml        `./run_miner.sh predict --profile FOLDER/profile.toml`, with catalog.toml, what it names
+head.safetensors    calibrated, for profiles that ask the backbone itself; of a frozen encoder of the catalog
 model_card.json, README.md, reliability.png
 """
 
@@ -23,6 +24,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from models.embedded.model import Calibration
+from models.foundation import ANSWER, HEAD, Heads
 from models.trained import EVERY
 from models.training.export import OPSET, TOLERANCE
 from models.training.finetune import report, score
@@ -107,6 +109,15 @@ def write_network(network: Network, folder: Path) -> float:
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
     network.described.save(folder / "network.json")
     return difference
+
+
+def write_head(network: Network, calibration: Calibration, folder: Path) -> None:
+    """The head of a frozen encoder, with its normalisation's weights and the calibration folded in."""
+    norm, linear = network.head
+    weight = calibration.slope * linear.weight * norm.weight
+    bias = calibration.slope * (linear.bias + linear.weight @ norm.bias - calibration.shift)
+    values = (each.detach().cpu().float().numpy() for each in (weight, bias))
+    Heads((ANSWER,), *values, encoder=network.described.start, normalised=True).save(folder / HEAD)
 
 
 def write_profile(folder: Path, name: str, entry: Mapping[str, Any], expected_ms: float) -> None:

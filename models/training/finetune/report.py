@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from models import metrics
+from models import catalog, metrics
+from models.foundation import HEAD, heads_path
 
 FILES = {
     "model.onnx": "the network for any CPU, compared with torch",
     "model.safetensors": "the same weights for torch",
     "adapter_model.safetensors": "the LoRA matrices",
     "merged": "the whole model with them",
+    HEAD: "the head alone, calibrated",
     "calibration.json": "from log-odds to probabilities",
     "profile.toml": "what serves it",
     "README.md": "these figures, and all others",
@@ -38,16 +42,21 @@ def show(console: Console, card: Mapping[str, Any], out: Path) -> None:
     console.print(f"\n[bold]{card['model_name']}[/]: {card['description']}", highlight=False)
     console.print(_shown(card))
     console.print(_by_kind(measured), _by_source(measured))
+    if warning := _warning(card):
+        console.print(f"[bold yellow]warning:[/] {escape(warning)}\n", highlight=False)
     console.print(f"Files in {folder}:", highlight=False, markup=False, soft_wrap=True)
     for name, what in FILES.items():
         if (folder / name).exists():
             console.print(f"  {name:26} {what}", highlight=False)
     console.print("\nNext:")
     profile = folder / "profile.toml"
-    commands = [f"predict --profile {profile} PICTURE.jpg"] if profile.exists() else []
-    commands += [f"publish --repo YOU/NAME --folder {folder}"]
+    commands = [f"./run_miner.sh predict --profile {profile} PICTURE.jpg"] if profile.exists() else []
+    commands += [f"./run_miner.sh publish --repo YOU/NAME --folder {folder}"]
+    if (folder / HEAD).exists():  # every profile that asks the backbone itself has a head for it then
+        there = heads_path(catalog.find(card["settings"]["backbone"]))
+        commands += [f"install -D -m 644 {folder / HEAD} {there}"]
     for command in commands:  # not wrapped, so that they can be copied
-        console.print(f"  ./run_miner.sh {command}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _shown(card: Mapping[str, Any]) -> Table:
@@ -72,6 +81,19 @@ def _by_kind(measured: Mapping[str, Any]) -> Table:
         row = rows["all"]
         table.add_row(kind, *(metrics.told(row[name]) for name in MEASURES), f"{row['ece']['value']:.3f}")
     return table
+
+
+def _warning(card: Mapping[str, Any]) -> str:
+    """What to do where the calibration made the measured sources worse than no calibration; else nothing."""
+    rows = card["measured"].values()
+    after, before = (float(np.mean([row[when]["brier"]["value"] for row in rows])) for when in ("all", "before"))
+    if after <= before:
+        return ""
+    of = ", ".join(s["source"] for s in card["sources"] if s["part"] == "calibrate")
+    return (
+        f"The calibration made these sources worse (Brier score {before:.3f} before, {after:.3f} after): {of} are not "
+        "like them. Choose more sources, like those that validators send, with --calibrate, before you serve this."
+    )
 
 
 def _by_source(measured: Mapping[str, Any]) -> Table:
