@@ -62,6 +62,11 @@ def main(arguments: Sequence[str]) -> int:
         fitted = fit_profile(records, profile, **limits)  # type: ignore[arg-type]
     except FitError as error:
         raise UsageError(str(error)) from None
+    if settings.out is None and settings.budget_ms is None and fitted.gain[2] < -settings.max_lost_mcc:
+        raise UsageError(
+            f"nothing was written: served with this fit the profile is worse than without, MCC by "
+            f"{metrics.gained(*fitted.gain)}, paired; give more or other pictures, or name a place for it with --out"
+        )
     out = settings.out or fit_path(_path(settings.profile))
     report = settings.report or out.with_suffix(".html")
     try:
@@ -120,10 +125,15 @@ def _say_fit(fitted: Fitted, out: Path, report: Path, as_json: bool) -> int:
     table.add_row("mean ms", *(f"{way.worth['mean_ms']:.1f}" for way in ways.values()))
     console = Console()
     console.print(table)
-    console.print(f"MCC after - before: {metrics.gained(*fitted.gain)}, paired", highlight=False)
+    console.print(f"MCC after - before: {metrics.gained(*fitted.gain)}, paired{_doubt(fitted)}", highlight=False)
     console.print(f"exit band {fitted.fit.band}", highlight=False)
     console.print(f"written to {out}\ndiagrams in {report}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _doubt(fitted: Fitted) -> str:
+    _, low, high = fitted.gain
+    return "; nothing certain, and deleting the file takes the fit back" if low <= 0.0 <= high else ""
 
 
 def _cell(measure: dict[str, float | None]) -> str:

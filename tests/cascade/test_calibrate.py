@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from cascade_helpers import study_records
 
+from cascade import worth
 from cascade.profile import load
 from cascade.trace import write
 from miner.calibration_report import MOST_POINTS
@@ -83,6 +85,24 @@ def test_as_json_with_the_columns_of_the_diagrams(folder: Path, capsys: pytest.C
     for way in ("before", "after", "first tier", "every tier"):
         assert sum(column["count"] for column in found[way]["reliability"]) == found[way]["n"] == 400
         assert all(c["low"] <= c["share_of_roadwork"] <= c["high"] for c in found[way]["reliability"])
+
+
+@pytest.mark.parametrize(("gain", "written"), [((-0.2, -0.3, -0.1), False), ((-0.03, -0.3, 0.2), True)])
+def test_a_fit_that_is_certainly_worse_is_not_served_unless_a_place_is_named(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    gain: tuple[float, float, float],
+    written: bool,
+) -> None:
+    fitted = replace(worth.fit_profile(study_records(400, seed=1), load(folder / "own.toml")), gain=gain)
+    monkeypatch.setattr("miner.commands.calibrate.fit_profile", lambda *_, **__: fitted)
+    assert calibrate(folder) == (0 if written else 2)
+    assert (folder / "own.fit.json").exists() == written
+    told = capsys.readouterr()
+    assert ("nothing certain" in told.out) == written
+    assert ("nothing was written" in told.err) == (not written)
+    assert calibrate(folder, "--out", str(folder / "elsewhere.json")) == 0
 
 
 def test_each_tier_is_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
