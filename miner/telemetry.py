@@ -220,6 +220,8 @@ class Metrics:
         for of, each in self._drifts.items():
             drift.labels(of).set_function(each.psi)
 
+        meaning = "Requests since the start, by what became of their record: written, dropped (too many), lost (disk)."
+        self.journal = gauge("journal_requests", meaning, ["fate"])
         self.alarm = gauge("drift_alarm", "1 for what drifted within the last day; the log says what to do.", ["of"])
         self.shift = gauge("prevalence_shift", "Log-odds added to answers for a shifted share of road work.")
         self.version = gauge("version_info", "Always 1: the promoted version that answers, or own.", ["version"])
@@ -238,6 +240,15 @@ class Metrics:
         self._tier_of = {member.model: tier.name for tier in profile.tiers for member in tier.members}
         self.version.clear()
         self.version.labels(version or "own").set(1)
+
+    def journaling(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """At each scrape, ask what became of the requests on their way to the journal: how many by fate."""
+
+        def of(fate: str) -> Callable[[], float]:
+            return lambda: counts()[fate]
+
+        for fate in counts():
+            self.journal.labels(fate).set_function(of(fate))
 
     def drifting(self, drift: Mapping[str, float], alarms: Iterable[str], shift: float) -> None:
         """Say what drifts: indices by name, names of the alarms of the last day, and the correction in log-odds."""

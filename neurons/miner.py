@@ -200,6 +200,7 @@ class Miner:
             log.error("serving without a journal: %s", error)
             return None
         stack.callback(learning.close)
+        self.metrics.journaling(lambda: asdict(learning.counts))
         return learning
 
     def _open_watch(self) -> Watch:

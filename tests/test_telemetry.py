@@ -284,6 +284,14 @@ def test_what_drifts_is_exposed_and_forgotten_when_it_is_over() -> None:
     assert values(kept.alarm) == {}
 
 
+def test_what_became_of_the_journals_requests_is_asked_at_each_scrape() -> None:
+    kept, fates = metrics(), {"written": 3, "dropped": 0, "lost": 0}
+    kept.journaling(lambda: fates)
+    assert 'streetvision_journal_requests{fate="written"} 3.0' in kept.exposition().decode()
+    fates["lost"] = 2
+    assert 'streetvision_journal_requests{fate="lost"} 2.0' in kept.exposition().decode()
+
+
 def test_one_version_answers_at_a_time() -> None:
     kept = metrics()
     assert values(kept.version) == {("own",): 1.0}
