@@ -72,6 +72,13 @@ async def test_impossible_sizes_reach_the_verdict_and_only_with_a_focal_length(
     assert (found.probability == pytest.approx(sigmoid(without), abs=1e-9)) != says
 
 
+def test_a_depth_model_is_warm_before_the_detectors_beside_it_are_loaded(checkpoints: Path) -> None:
+    """Members load side by side, in any order."""
+    depth = moved("depth-anything-v2-s", checkpoints, focal=1e-3)
+    depth.load("cpu")
+    depth.warm_up()
+
+
 # ---- a second question -----------------------------------------------------------------------------------------------
 
 ASKED = ("dfine-x", "sam3", "qwen3-vl-4b-scorer")
