@@ -31,7 +31,7 @@ from cascade.calibration import Array
 from cascade.conditions import of_size
 from cascade.data import Data
 from cascade.fit import learn
-from cascade.measures import class_weight, paired_gain, weighted_mcc
+from cascade.measures import class_weight, paired_gain
 from cascade.profile import Member, Profile, Tier, load
 from cascade.resampling import Index, group_folds, splits
 from cascade.routes import bands, choose_band, course, course_out_of_fold
@@ -160,7 +160,7 @@ def single(train: Data, test: Data, profile: Profile, *, fitted: bool) -> Outcom
         if fitted:
             alone = alone.model_copy(update={"fit": learn(one_train, alone)})
         on_train, on_test = (course(data, alone).p[:, 0] for data in (one_train, one_test))
-        worth = weighted_mcc(train.y, on_train > 0.5, weight)
+        worth = metrics.mcc(train.y, on_train, weight=weight)
         candidates.append((worth, Outcome(on_test, test.milliseconds[:, there])))
     return max(candidates, key=lambda candidate: candidate[0])[1]
 

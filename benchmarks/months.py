@@ -37,7 +37,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade import fit
-from cascade.measures import weighted_mcc
 from cascade.profile import Member, Profile, Tier
 from cascade.replay import replay
 from cascade.resampling import resamples
@@ -400,10 +399,9 @@ def _row(lives: Sequence[Lived], which: NDArray[np.bool_]) -> str:
     """MCC of each arm and the loop's gain, on the requests that `which` names."""
     truth = np.concatenate([one.truth for one in lives])[which]
     groups = np.concatenate([[f"{one.seed} {p}" for p in one.picture] for one in lives])[which]
-    said = [np.concatenate([one.arms[n].answers for one in lives])[which] > 0.5 for n in range(3)]
-    ones = np.ones(len(truth))
-    marks = [weighted_mcc(truth, answers, ones) for answers in said]
-    draws = [weighted_mcc(truth, said[1], w) - weighted_mcc(truth, said[0], w) for w in resamples(list(groups), 500, 0)]
+    said = [np.concatenate([one.arms[n].answers for one in lives])[which] for n in range(3)]
+    marks = [mcc(truth, answers) for answers in said]
+    draws = [mcc(truth, said[1], weight=w) - mcc(truth, said[0], weight=w) for w in resamples(list(groups), 500, 0)]
     low, high = np.percentile(draws, [2.5, 97.5])
     told = "  ".join(f"{arm.name} {mark:.3f}" for arm, mark in zip(lives[0].arms, marks, strict=True))
     return f"{told}  gain {gained(marks[1] - marks[0], low, high)}"

@@ -9,20 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cascade.calibration import Array
 from cascade.resampling import Labels, resamples
 from models import metrics
 
 
-def weighted_mcc(y: Labels, yes: NDArray[np.bool_], weight: Array) -> float:
-    """MCC of the decisions `yes` (N,) when picture i counts weight[i] times; 0 where it is undefined."""
-    return metrics.mcc(y, yes, weight=weight)
-
-
 def mcc_at(y: Labels, z: Array, weight: Array, thresholds: Array) -> Array:
-    """`weighted_mcc` of z > t for each of `thresholds` (T,), rising."""
+    """`metrics.mcc` of z > t for each of `thresholds` (T,), rising."""
     order = np.argsort(z)
     cut = np.searchsorted(z[order], thresholds, side="right")
     fn, tn = (np.concatenate([[0.0], np.cumsum((weight * (y == label))[order])])[cut] for label in (1, 0))
@@ -43,7 +37,7 @@ def paired_gain(
     """MCC of p minus MCC of q, and its 95 % interval over the same resamples for both."""
 
     def gain(w: Array) -> float:
-        return weighted_mcc(y, p > 0.5, w) - weighted_mcc(y, q > 0.5, w)
+        return metrics.mcc(y, p, weight=w) - metrics.mcc(y, q, weight=w)
 
     low, high = np.percentile([gain(weight * times) for times in resamples(groups, n, seed=0)], [2.5, 97.5])
     return gain(weight), float(low), float(high)

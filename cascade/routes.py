@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from cascade.calibration import Array
 from cascade.data import Data
 from cascade.fit import learn
-from cascade.measures import weighted_mcc
 from cascade.profile import Profile
 from cascade.resampling import Index, Labels, group_folds, splits
+from models import metrics
 
 Mask = NDArray[np.bool_]
 
@@ -87,7 +87,7 @@ def bands(course: Course, y: Labels, weight: Array) -> list[Band]:
         for high in map(float, 1.0 - lows):
             p, spent, _ = course.outcome((low, high))
             mean_ms = float(np.average(spent, weights=weight))
-            found.append(Band(low, high, weighted_mcc(y, p > 0.5, weight), mean_ms))
+            found.append(Band(low, high, metrics.mcc(y, p, weight=weight), mean_ms))
     return found
 
 

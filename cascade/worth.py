@@ -20,12 +20,12 @@ from cascade.calibration import Array
 from cascade.data import Data
 from cascade.fit import learn
 from cascade.fusion import Fit
-from cascade.measures import class_weight, paired_gain, weighted_mcc
+from cascade.measures import class_weight, paired_gain
 from cascade.profile import Profile
 from cascade.resampling import Labels, group_folds, splits
 from cascade.routes import Band, Course, Mask, bands, choose_band, course, course_out_of_fold
 from cascade.trace import Record
-from models.metrics import grouped_summary
+from models import metrics
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Outcome:
     @classmethod
     def of(cls, data: Data, weight: Array, way: tuple[Array, Array, Mask]) -> Outcome:
         p, milliseconds, asked = way
-        worth = grouped_summary(data.y, p, data.groups, weight=weight)
+        worth = metrics.grouped_summary(data.y, p, data.groups, weight=weight)
         worth["mean_ms"] = float(np.average(milliseconds, weights=weight))
         worth["escalated"] = float(np.average(asked.sum(axis=1) > 1, weights=weight))
         return cls(p, asked, worth)
@@ -165,7 +165,7 @@ def check(records: Sequence[Record], profile: Profile, *, max_lost_mcc: float = 
         own = Data.of(records, way)
         choose = partial(choose_band, max_lost_mcc=max_lost_mcc)
         p, milliseconds, _ = _served(course_out_of_fold(own, way), own, weight, choose)
-        return p, weighted_mcc(data.y, p > 0.5, weight), float(np.average(milliseconds, weights=weight))
+        return p, metrics.mcc(data.y, p, weight=weight), float(np.average(milliseconds, weights=weight))
 
     p, mcc, ms = served(default)
     checks = []

@@ -12,11 +12,12 @@ from cascade_helpers import profile_of, record, study_records, tier
 
 from cascade.data import Data, FitError
 from cascade.fit import learn
-from cascade.measures import class_weight, weighted_mcc
+from cascade.measures import class_weight
 from cascade.profile import Member, fit_path, load
 from cascade.replay import what_if
 from cascade.routes import Course, bands, choose_band, course
 from cascade.worth import Fitted, check, fit_profile
+from models.metrics import mcc
 
 PROFILE = profile_of(
     tier("cheap", "a", expected_ms=20.0), tier("dear", "b", expected_ms=300.0), band=(0.1, 0.9), prevalence=0.5
@@ -137,7 +138,7 @@ def test_the_decision_of_best_mcc_is_moved_to_one_half_only_if_it_lies_elsewhere
 
     def worth(shift: float) -> float:
         shifted = profile.model_copy(update={"fit": fit.model_copy(update={"shift": shift})})
-        return weighted_mcc(data.y, course(data, shifted).p[:, -1] > 0.5, class_weight(data.y, profile.prevalence))
+        return mcc(data.y, course(data, shifted).p[:, -1], weight=class_weight(data.y, profile.prevalence))
 
     assert fit.shift != 0.0
     assert worth(fit.shift) > worth(0.0) > worth(-fit.shift)
@@ -152,7 +153,7 @@ def test_a_band_for_a_budget() -> None:
     band = choose_band(candidates, budget_ms=100.0)
     p, ms, _ = out.outcome((band.low, band.high))
     assert np.average(ms, weights=weight) == pytest.approx(band.mean_ms)
-    assert weighted_mcc(data.y, p > 0.5, weight) == pytest.approx(band.mcc)
+    assert mcc(data.y, p, weight=weight) == pytest.approx(band.mcc)
     assert band.mean_ms <= 100.0
     assert band.mcc <= choose_band(candidates, max_lost_mcc=0.0).mcc
     cheapest = choose_band(candidates, budget_ms=0.0)  # cannot be met: the cheapest there is

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade.measures import class_weight, mcc_at, paired_gain, weighted_mcc
+from cascade.measures import class_weight, mcc_at, paired_gain
+from models.metrics import mcc
 
 
 def test_mcc_of_one_answer_is_0_and_of_many_thresholds_as_of_each() -> None:
     rng = np.random.default_rng(10)
     y, p, weight = rng.integers(0, 2, 200), rng.random(200), rng.integers(0, 4, 200).astype(float)
-    assert weighted_mcc(y, p > 2.0, np.ones(200)) == 0.0
+    assert mcc(y, p > 2.0, weight=np.ones(200)) == 0.0
     thresholds = np.array([-1.0, 0.2, 0.5, 0.9])
-    assert mcc_at(y, p, weight, thresholds) == pytest.approx([weighted_mcc(y, p > t, weight) for t in thresholds])
+    assert mcc_at(y, p, weight, thresholds) == pytest.approx([mcc(y, p > t, weight=weight) for t in thresholds])
 
 
 def test_class_weights_set_the_share() -> None:
