@@ -5,7 +5,6 @@ does, and what each exit band would cost and give.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from itertools import compress
 
 import numpy as np
@@ -73,7 +72,7 @@ def _two_lines(measure: Mapping[str, float]) -> str:
 
 
 def _diagram(fitted: Fitted, way: Outcome) -> str:
-    return reliability([asdict(each) for each in metrics.reliability(fitted.labels, way.p, weight=fitted.weight)])
+    return reliability(metrics.columns(fitted.labels, way.p, fitted.weight))
 
 
 def _routing_words(fitted: Fitted) -> str:

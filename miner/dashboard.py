@@ -168,6 +168,7 @@ class Dashboard:
     async def state(self, since: int) -> dict[str, Any]:
         """Everything the page shows; of the answers only those after number `since`."""
         figures = list(self._recent.figures)
+        known = [one for one in figures if one.label in (0, 1)]
         return {
             "now": time.time(),
             "count": self._recent.count,
@@ -185,7 +186,7 @@ class Dashboard:
             "latency": _latency([one.seconds for one in figures]),
             "tiers": Counter(one.last_tier for one in figures),
             "probabilities": np.histogram([one.probability for one in figures], 10, (0, 1))[0].tolist(),
-            "reliability": _reliability([one for one in figures if one.label in (0, 1)]),
+            "reliability": measures.columns([one.label for one in known], [one.probability for one in known]),
             "answers": [_told(kept) for kept in self._recent.answers if kept.number > since],
         }
 
@@ -221,14 +222,6 @@ def _latency(seconds: Sequence[float]) -> dict[str, float] | None:
         return None
     p50, p95, p99 = np.percentile(seconds, [50, 95, 99]) * 1000
     return {"p50": float(p50), "p95": float(p95), "p99": float(p99), "n": len(seconds)}
-
-
-def _reliability(labelled: Sequence[Figures]) -> list[dict[str, float]]:
-    """Said against seen, for answers whose truth is known."""
-    if not labelled:
-        return []
-    bins = measures.reliability([one.label for one in labelled], [one.probability for one in labelled])
-    return [asdict(each) for each in bins]
 
 
 def _told(kept: Kept) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def figures(run: Run, board: Board, records: Iterable[Record] = ()) -> dict[str,
             "validators": [{**asdict(standing), **_answers(board.of(i))} for i, standing in enumerate(board.standings)],
         },
         "quality": _quality(scored),
-        "reliability": _reliability(scored),
+        "reliability": metrics.columns([e.label for e in scored], [e.prediction for e in scored]),
         "milliseconds": _times([e.milliseconds for e in exchanges if e.valid]),
         "views": _views(scored),
         "cascade": _cascade([traced[e.sha256] for e in exchanges if e.sha256 in traced]),
@@ -161,12 +161,6 @@ def _quality(scored: Sequence[Exchange]) -> dict[str, Any] | None:
     if not scored:
         return None
     return metrics.summary([e.label for e in scored], [e.prediction for e in scored])
-
-
-def _reliability(scored: Sequence[Exchange]) -> list[dict[str, Any]]:
-    if not scored:
-        return []
-    return [asdict(each) for each in metrics.reliability([e.label for e in scored], [e.prediction for e in scored])]
 
 
 def _times(milliseconds: Sequence[float]) -> dict[str, float] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,13 @@ def reliability(
         low, high = _wilson(seen, float(w[own].sum() ** 2 / (w[own] ** 2).sum()))
         found.append(Bin(column / bins, (column + 1) / bins, int(own.sum()), said, seen, low, high))
     return found
+
+
+def columns(labels: ArrayLike, probabilities: ArrayLike, weight: ArrayLike | None = None) -> list[dict[str, Any]]:
+    """`reliability` as pages and JSON take it; [] for no pictures."""
+    if not len(np.asarray(labels)):
+        return []
+    return [asdict(each) for each in reliability(labels, probabilities, weight=weight)]
 
 
 def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10, weight: ArrayLike | None = None) -> float:

@@ -20,7 +20,7 @@ from rich.table import Table
 from cascade.data import FitError
 from cascade.profile import SHIPPED, Profile, fit_path
 from cascade.trace import Record, write
-from cascade.worth import Fitted, Outcome, TierCheck, check, fit_profile
+from cascade.worth import Fitted, TierCheck, check, fit_profile
 from miner.assembly import profile_of, running_engine
 from miner.calibration_report import page
 from miner.journal_schema import JournalError
@@ -111,7 +111,10 @@ def _path(profile: str) -> Path:
 def _say_fit(fitted: Fitted, out: Path, report: Path, as_json: bool) -> int:
     ways = fitted.ways
     if as_json:
-        values = {name: {**way.worth, "reliability": _columns(fitted, way)} for name, way in ways.items()}
+        values = {
+            name: {**way.worth, "reliability": metrics.columns(fitted.labels, way.p, fitted.weight)}
+            for name, way in ways.items()
+        }
         written = {"fit": str(out), "report": str(report), "band": fitted.fit.band, "gain": fitted.gain}
         sys.stdout.write(json.dumps(written | values) + "\n")
         return 0
@@ -140,10 +143,6 @@ def _cell(measure: dict[str, float | None]) -> str:
     """The value, and its interval on a line below."""
     value = measure["value"]
     return "-" if value is None else f"{value:.3f}\n[dim]{metrics.bounds(measure, 3)}[/]"
-
-
-def _columns(fitted: Fitted, way: Outcome) -> list[dict[str, Any]]:
-    return [asdict(each) for each in metrics.reliability(fitted.labels, way.p, weight=fitted.weight)]
 
 
 def _say_checks(checks: Sequence[TierCheck], as_json: bool) -> int:
