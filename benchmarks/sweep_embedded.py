@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scored = {fold for name in names if (fold := name.split("/")[1]) != "final"}
     tested = [p for p in pictures if any(p.source in folds[fold] for fold in scored)]
     options.out.mkdir(parents=True, exist_ok=True)
-    material = embedded.read(pictures, options.data, options.sprites, settings)
+    shown, things = embedded.read(pictures, settings), embedded.things_of(options.data, options.sprites, settings)
     logging.info("read after %.0f s", time.monotonic() - began)
     keep = partial(embedded.keep, folder=options.out)
     start = embedded.kept(options.start) if options.start else None
     with embedded.Rendering() as rendering:
         coming = {kind: rendering.start(tested, kind, settings["seed"]) for kind in options.views}
-        networks = fit(members, *material, settings, options.seconds, keep, start)
+        networks = fit(members, shown, things, settings, options.seconds, keep, start)
         means = _means(networks, options.means)
         for name, network in means.items():
             keep(name, network)

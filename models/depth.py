@@ -23,7 +23,7 @@ from models import boxes
 from models.base import Frame
 from models.boxes import Box, Classes
 from models.together import look
-from models.torch_model import BLANK, Answer, TorchModel, arrays, sizes
+from models.torch_model import Answer, TorchModel, arrays, blank, sizes
 
 # Metres a thing is wide; what is outside cannot be it. From the plan.
 WIDTHS = {
@@ -68,8 +68,7 @@ class ObjectSize(TorchModel):
 
     def warm_up(self) -> None:
         """Its own network: the detectors that it asks warm themselves up, and need not be there yet."""
-        blank = Frame.of(np.full((*BLANK, 3), 127, np.uint8))
-        self._opinions(lambda: [(0.0, {}) for _ in self.depth([blank])], 1)
+        self._opinions(lambda: [(0.0, {}) for _ in self.depth([blank()])], 1)
 
     def depth(self, frames: Sequence[Frame]) -> list[NDArray[np.float32]]:
         """Metres, (H, W) float32, per frame."""

@@ -52,7 +52,6 @@ CARD_LOST = (  # in what CUDA says: after it every call of this process to the c
     "unspecified launch failure",
     "uncorrectable ecc",
 )
-BLANK = (360, 640)  # height, width of the picture that warms a model up
 
 
 class TorchModel(ABC):
@@ -99,7 +98,7 @@ class TorchModel(ABC):
         self._loaded = True
 
     def warm_up(self) -> None:
-        self.assess([Frame.of(np.full((*BLANK, 3), 127, np.uint8))])
+        self.assess([blank()])
 
     def assess(self, frames: Sequence[Frame]) -> list[Opinion]:
         """One opinion per frame. Raises ModelError."""
@@ -212,6 +211,11 @@ def require(library: str, minimum: str) -> None:
         raise ModelUnavailable(f"needs {library}; {pip_install_extra('gpu')}")
     if _numbers(found) < _numbers(minimum):
         raise ModelUnavailable(f"needs {library} >= {minimum}, found {found}; {pip_install(f'{library}>={minimum}')}")
+
+
+def blank() -> Frame:
+    """The picture that warms a model up."""
+    return Frame.of(np.full((360, 640, 3), 127, np.uint8))
 
 
 def state_directory() -> Path:

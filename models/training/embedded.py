@@ -78,7 +78,7 @@ def run(
     settings = next(iter(recipes.values()))
     with Rendering() as rendering:
         coming = {kind: rendering.start(pictures, kind, settings["seed"]) for kind in options.views}
-        trainings = options.weights or [train(name, pictures, folds, how, options) for name, how in recipes.items()]
+        trainings = options.weights or train(pictures, folds, recipes, options)
         networks = means(trainings, folds, pictures, settings["fit"]["variant"])
         rendered = {kind: rendering.result(futures) for kind, futures in coming.items()}
     final = networks.pop("final")
@@ -90,21 +90,24 @@ def run(
 
 
 def train(
-    recipe: str,
     pictures: Sequence[Labelled],
     folds: evaluate.Folds,
-    settings: Mapping[str, Any],
+    recipes: Mapping[str, Mapping[str, Any]],
     options: argparse.Namespace,
-) -> Path:
-    """The folder below --work with the weights of every fold that has pictures, and of "final"."""
-    folder: Path = options.work / recipe
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"{recipe}/{name}" for name in (*folds, "final")]
-    members = members_of(names, {recipe: settings["fit"]}, folds, pictures, settings)
-    material = read(pictures, options.data, options.sprites, settings)
-    log.info("%s: %d networks", recipe, len(members))
-    fit(members, *material, settings, done=partial(keep, folder=folder))
-    return folder
+) -> list[Path]:
+    """A folder below --work for each recipe, with the weights of every fold that has pictures, and of "final"."""
+    shown = read(pictures, next(iter(recipes.values())))
+    folders = []
+    for recipe, settings in recipes.items():
+        folder: Path = options.work / recipe
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [f"{recipe}/{name}" for name in (*folds, "final")]
+        members = members_of(names, {recipe: settings["fit"]}, folds, pictures, settings)
+        log.info("%s: %d networks", recipe, len(members))
+        things = things_of(options.data, options.sprites, settings)
+        fit(members, shown, things, settings, done=partial(keep, folder=folder))
+        folders.append(folder)
+    return folders
 
 
 def means(
@@ -174,17 +177,19 @@ def members_of(
     ]
 
 
-def read(
-    pictures: Sequence[Labelled], data: Path, rendered: Path | None, settings: Mapping[str, Any]
-) -> tuple[Album, Sprites]:
+def read(pictures: Sequence[Labelled], settings: Mapping[str, Any]) -> Album:
     """What is trained on, on the device."""
     trainable = [p for p in pictures if p.source not in settings["measuring_only"]]
     log.info("reading %d pictures", len(trainable))
-    seed, device = settings["seed"], settings["device"]
-    things = sprites_of(rendered, settings["left_out"])
-    bank = sprites(close_ups(data), things, seed, device, settings["drawn"])
+    return album(trainable, settings["device"])
+
+
+def things_of(data: Path, rendered: Path | None, settings: Mapping[str, Any]) -> Sprites:
+    """What is pasted, on the device."""
+    files = sprites_of(rendered, settings["left_out"])
+    bank = sprites(close_ups(data), files, settings["seed"], settings["device"], settings["drawn"])
     log.info("%d sprites", len(bank.sources))
-    return album(trainable, device), bank
+    return bank
 
 
 def keep(name: str, network: EfficientNetLite, folder: Path) -> None:

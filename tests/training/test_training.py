@@ -103,7 +103,7 @@ def test_export_equals_torch_at_every_checked_shape_and_in_8_bits_nearly(tmp_pat
 
 
 def test_no_measuring_only_picture_is_read(pictures: Path) -> None:
-    read, _ = embedded.read(read_folder(pictures), pictures, None, quick())
+    read = embedded.read(read_folder(pictures), quick())
     assert {p.source for p in read.pictures} == {"camvid", "gtsdb", "tracon"}
 
 
