@@ -85,7 +85,7 @@ class Miner:
         self.settings = settings
         self.hotkey = _hotkey(settings)
         self.versions = Versions(settings.state / "versions")
-        mine = own(settings)
+        mine = own(settings)  # first: a wrong --profile is refused, where a version in force only falls back
         self.parts = Parts(settings, self._chosen() or mine)
         self.profile = self.parts.chosen.profile
         self.metrics = Metrics()
