@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import sys
 import time
 import tomllib
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = embedded.kept(options.start) if options.start else None
     with embedded.Rendering() as rendering:
         coming = {kind: rendering.start(tested, kind, settings["seed"]) for kind in options.views}
-        networks = fit(members, shown, things, settings, options.seconds, keep, start)
+        networks = fit(members, shown, things, settings, keep, start)
         means = _means(networks, options.means)
         for name, network in means.items():
             keep(name, network)
@@ -144,7 +143,6 @@ def _parser() -> argparse.ArgumentParser:
         "--means", nargs="*", default=[], metavar="A+B", help="rows for means of variants' weights, too"
     )
     parser.add_argument("--start", type=Path, help="a <variant>-<fold>.pt to go on from; see models.training.fit.fit")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="cut the training to fit")
     parser.add_argument("--views", nargs="*", default=["native", "level1", "level3"])
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

@@ -31,7 +31,6 @@ from models.training.wear import worn
 log = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]  # a network's state dict
 PLACE = 16  # pixels of one place of the dense head
-PROBE = 30  # steps after which the time of a step is measured, over as many more
 
 
 @dataclass(frozen=True)
@@ -264,13 +263,12 @@ def fit(
     album: Album,
     sprites: Sprites,
     settings: Mapping[str, Any],
-    seconds: float = math.inf,
     done: Callable[[str, EfficientNetLite], None] = lambda name, network: None,
     start: Weights | None = None,
 ) -> dict[str, EfficientNetLite]:
     """The averaged network of every member, on the CPU. All members take as many steps.
 
-    seconds: what the training may take; the number of steps is cut to fit. done: called with each finished network.
+    done: called with each finished network.
     start: weights to go on from instead of ImageNet's; what comes out is then the mean of both, which keeps what the
     start knew of streets that the new ones are not like (WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903).
     It must not have seen what a member holds out.
@@ -299,12 +297,6 @@ def fit(
         if step == 1 or step % 50 == 0:
             told = " ".join(f"{loss.item():.3f}" for loss in losses)
             log.info("step %d of %d, %.0f s, losses %s", step, steps, time.monotonic() - began, told)
-        if step == PROBE:
-            probed = time.monotonic()
-        if step == 2 * PROBE:
-            each = (time.monotonic() - probed) / PROBE
-            steps = min(steps, 2 * PROBE + max(0, int((seconds - (time.monotonic() - began)) / each)))
-            log.info("%.0f ms a step for %d networks: %d steps", each * 1e3, len(trainers), steps)
     finished = {}
     for trainer in trainers:
         finished[trainer.member.name] = network = trainer.finished()
