@@ -93,8 +93,8 @@ async def running(folders: Path, size: str, device: str, workers: int) -> AsyncI
     made = {ENCODER: encoder(folders / "encoder", size == "tiny"), scorer().entry.key: scorer}
     engine = Engine(profile(list(made)), placed(made, workers), device=device)
     answered: list[Answered] = []
-    service = Service(engine.decide, decode, 0.5, 0.5, [answered.append])
-    cheap = Service(engine.decide_cheap, decode, 0.5, 0.5, [answered.append])
+    service = Service(engine.decide, decode, lambda: 0.5, 0.5, [answered.append])
+    cheap = Service(engine.decide_cheap, decode, lambda: 0.5, 0.5, [answered.append])
     validator = Neuron(1, VALIDATOR.ss58_address, 1000.0, True)
     rules = Rules(validator_rate=Rate(per_second=1e6, burst=1e6))  # the budget is not what is measured
     try:

@@ -158,9 +158,9 @@ class Axon:
     """The ASGI application.
 
     answer: the service's answer. cheap_answer: of the same signature, called instead when the queue sheds a request;
-    it must need no queue itself (the cheapest tier, or the prior). prior: sent when either raises or answers no
-    probability. observe: told of every request, (outcome, seconds): "answered", "shed", "guarded", "ping", "gone" (its
-    caller left before the answer), or a refusal's reason; must not block or raise.
+    it must need no queue itself (the cheapest tier, or the prior). prior: what to send now when either raises or
+    answers no probability. observe: told of every request, (outcome, seconds): "answered", "shed", "guarded", "ping",
+    "gone" (its caller left before the answer), or a refusal's reason; must not block or raise.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Axon:
         answer: Answer,
         cheap_answer: Answer,
         limits: Limits | None = None,
-        prior: float = 0.5,
+        prior: Callable[[], float] = lambda: 0.5,
         observe: Callable[[str, float], None] = lambda outcome, seconds: None,
     ) -> None:
         self.limits = limits or Limits()
@@ -258,7 +258,7 @@ class Axon:
                 self.lanes.leave()
         except asyncio.CancelledError:  # the server is stopping and has given this request up
             log.warning("%s got the prior: the miner is stopping", admission.hotkey)
-            return "guarded", self._prior
+            return "guarded", self._prior()
 
     async def _guard(
         self, answer: Answer, image: str, label: int, admission: Admission, left: float, outcome: str
@@ -273,7 +273,7 @@ class Axon:
             )
         except Exception:
             log.exception("%s got the prior: no answer came", admission.hotkey)
-        return "guarded", self._prior
+        return "guarded", self._prior()
 
     async def _refuse(self, refusal: Refusal, scope: Scope, body: _Body, send: Send, started: float) -> None:
         """Say no. The connection goes on if the body has ended; else it is closed, not before the no could be read."""

@@ -56,11 +56,11 @@ def clamp_timeout(seconds: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """decide: the cascade. prior: the answer when nothing is known. reserve: seconds kept for the way back."""
+    """decide: the cascade. prior: the answer now when nothing is known. reserve: seconds kept for the way back."""
 
     decide: Decide
     decode: Decode
-    prior: float
+    prior: Callable[[], float]
     reserve: float
     observers: Sequence[Observer] = ()
 
@@ -78,8 +78,8 @@ class Service:
             verdict = await self.decide(frame, deadline, caller)
         except Exception as error:
             fault = getattr(error, "kind", type(error).__name__)
-            log.warning("%s gets the prior %.3f: %s: %s", caller[:8], self.prior, fault, error)
-        probability, source = (verdict.probability, verdict.source) if verdict else (self.prior, Source.PRIOR)
+            log.warning("%s gets the prior %.3f: %s: %s", caller[:8], self.prior(), fault, error)
+        probability, source = (verdict.probability, verdict.source) if verdict else (self.prior(), Source.PRIOR)
         took = time.monotonic() - started
         self._tell(Answered(caller, label, image_base64, probability, source, took, fault, frame, verdict))
         return probability

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from cascade.profile import Profile
 from miner import __version__, heap, systemd
 from miner.assembly import Chosen, Parts, in_force, make_engine, own, revision
 from miner.axon import Axon, Limits, Server, verify_signature
@@ -149,13 +148,17 @@ class Miner:
         loopback = "127.0.0.1" if self.settings.network == "mock" else None
         return self.settings.axon_host or loopback
 
-    def _service(self, decide: Decide, profile: Profile, observers: Sequence[Observer]) -> Service:
+    def _prior(self) -> float:
+        """Of the profile that is served now: a reload may bring another."""
+        return self.engine.profile.prior
+
+    def _service(self, decide: Decide, observers: Sequence[Observer]) -> Service:
         settings = self.settings
         picture = partial(decode, max_pixels=settings.max_pixels)
-        return Service(decide, picture, profile.prior, settings.network_reserve, observers)
+        return Service(decide, picture, self._prior, settings.network_reserve, observers)
 
     async def _start_axon(self, stack: AsyncExitStack) -> Server:
-        settings, profile = self.settings, self.profile
+        settings = self.settings
         observers: list[Observer] = [self.metrics.answered, self.recent.add, log_answer]
         if settings.trace:
             trace = TraceFile(settings.trace)
@@ -170,10 +173,10 @@ class Miner:
         rules = Rules(settings.force_validator_permit, settings.allow_non_registered, settings.minimum_stake)
         axon = Axon(
             Gate(self.address, self.view, verify_signature, replay, rules),
-            self._service(decide, profile, observers).answer,
-            self._service(self.engine.decide_cheap, profile, observers).answer,
+            self._service(decide, observers).answer,
+            self._service(self.engine.decide_cheap, observers).answer,
             Limits(body=settings.max_body_bytes, in_flight=settings.max_in_flight, waiting=settings.max_waiting),
-            prior=profile.prior,
+            prior=self._prior,
             observe=self.metrics.asked,
         )
         self.metrics.in_flight.set_function(lambda: axon.lanes.taken)

@@ -33,7 +33,7 @@ async def says_0_8(frame: Frame, deadline: Deadline, caller: str) -> Verdict:
 def service(
     seen: list[Answered], decide: Decide = says_0_8, decode: Decode = lambda _: FRAME, reserve: float = 0.0
 ) -> Service:
-    return Service(decide, decode, prior=0.4, reserve=reserve, observers=[seen.append])
+    return Service(decide, decode, prior=lambda: 0.4, reserve=reserve, observers=[seen.append])
 
 
 async def test_the_cascades_probability_leaves_and_is_observed() -> None:
@@ -82,7 +82,7 @@ async def test_an_observer_that_raises_costs_no_answer(caplog: pytest.LogCapture
         raise OSError("disk full")
 
     seen: list[Answered] = []
-    two = Service(says_0_8, lambda _: FRAME, prior=0.4, reserve=0.0, observers=[breaks, seen.append])
+    two = Service(says_0_8, lambda _: FRAME, prior=lambda: 0.4, reserve=0.0, observers=[breaks, seen.append])
     assert await two.answer("", 9.0, "caller") == 0.8
     assert "disk full" in caplog.text
     assert len(seen) == 1

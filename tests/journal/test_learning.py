@@ -37,7 +37,7 @@ class Engine:
 
 
 def service(learning: Learning) -> Service:
-    return Service(learning.decide, lambda text: frame_of(base64.b64decode(text)), 0.5, 0.5, [learning.observe])
+    return Service(learning.decide, lambda text: frame_of(base64.b64decode(text)), lambda: 0.5, 0.5, [learning.observe])
 
 
 def image(seed: int) -> str:

@@ -32,10 +32,10 @@ members = [{{ model = "embedded", weight = 1.0, timeout_ms = 60000 }}]
 """
 
 
-async def asked(dendrite: Dendrite, port: int) -> float:
+async def asked(dendrite: Dendrite, port: int, picture: str = PICTURE) -> float:
     """The probability that comes back, the status being 200."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(dendrite.request(PICTURE).bytes())
+    writer.write(dendrite.request(picture).bytes())
     response = await read_response(reader)
     writer.close()
     await writer.wait_closed()
@@ -97,3 +97,15 @@ def test_a_bad_profile_is_refused_a_good_one_reaches_the_wire_and_no_request_is_
     print(f"\n{len(answers)} answers over three reloads; {before:.3f} at half road work, {after:.3f} at a tenth")
     assert after == pytest.approx(sigmoid(logit(before) + logit(0.1)), abs=1e-6)
     assert set(answers) == {before, after}
+
+
+def test_what_cannot_be_read_gets_the_prior_of_the_profile_that_is_served_now(tmp_path: Path) -> None:
+    profile = tmp_path / "own.toml"
+    write(profile, "prior = 0.3\n" + PROFILE.format(prevalence=0.5))
+    with miner(tmp_path / "state", "--profile", str(profile), log_level="INFO") as running:
+        dendrite = Dendrite(dev_validator(0), running.hotkey())
+        assert asyncio.run(asked(dendrite, running.axon, "no picture")) == 0.3
+        write(profile, "prior = 0.2\n" + PROFILE.format(prevalence=0.5))
+        running.process.send_signal(signal.SIGHUP)
+        asyncio.run(until(lambda: "profile own replaces own" in running.log.read_text(errors="replace"), [], more=0))
+        assert asyncio.run(asked(dendrite, running.axon, "no picture")) == 0.2
