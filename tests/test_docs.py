@@ -64,7 +64,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    found = re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text().split("nav:")[1])
+    found = re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1])
     assert sorted(found) == [page.name for page in PAGES]
 
 
@@ -154,6 +154,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "excluded from the built site" not in done.stderr, done.stderr
     assert (tmp_path / "site" / "troubleshooting.html").is_file()
     for page in (tmp_path / "site").glob("*.html"):
         loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"(https?://[^\"]+)\"", page.read_text())
