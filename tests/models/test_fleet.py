@@ -96,6 +96,12 @@ def test_the_profile_of_a_machine_fits_on_it_whole(name: str, capacity: list[flo
     assert all(each.option.cards == 1 for each in fleet.placement.placed), "split over cards"
 
 
+def test_the_consensus_takes_seven_cards_as_its_profile_says() -> None:
+    keys = [member.model for member in profile.load("consensus").members]
+    assert not on_cards(keys, [80.0] * 7, {}).left
+    assert on_cards(keys, [80.0] * 6, {}).left
+
+
 def card(index: int) -> Card:
     return Card(index, "H100", 85_520_809_984, 0, 0.0, "580", "13.0")
 
