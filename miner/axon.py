@@ -59,6 +59,7 @@ Header = tuple[bytes, bytes]
 
 SCHEMES: Final = {"sr25519": CRYPTO_SR25519, "ed25519": CRYPTO_ED25519}
 NAMES: Final = ("Synapse", "ImageSynapse")
+MOST_VALUES: Final = 1000  # in a request's JSON: a dendrite sends forty, and a million would hold the loop for seconds
 EMPTY_HASH: Final = b"a7ffc6f8bf1ed76651c14756a061d662f580ff4de43b49fa82d80a4b80f8434a"  # SHA3-256 of nothing
 BACKSTOP: Final = 0.95  # of the caller's time: an answer that hangs is given up, and the prior still arrives
 BASE64: Final = string.ascii_letters.encode() + string.digits.encode() + b"+/="
@@ -303,12 +304,13 @@ def _refusal(error: BaseException) -> Refusal:
 
 
 def _read_synapse(body: bytes) -> tuple[str, int]:
-    """(image, testnet label) of a request's JSON; what is missing or of the wrong type counts as not sent.
+    """(image, testnet label) of a request's JSON; what is missing or of the wrong type counts as not sent, and so does
+    all of a body that holds more values than a synapse.
 
     The caller is admitted by now, so it gets a number: the service turns an empty picture into the prior.
     """
     try:
-        fields = json.loads(body)
+        fields = json.loads(body) if sum(map(body.count, (b",", b"[", b"{"))) <= MOST_VALUES else None
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):

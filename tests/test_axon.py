@@ -11,6 +11,7 @@ import pathlib
 import socket
 import time
 from collections.abc import Awaitable
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
@@ -24,6 +25,7 @@ from tests.edge.signing import Dendrite, Request
 from tests.edge.wire import Response, answer_after, read_response, serving, subnet, until
 
 T = TypeVar("T")
+OWN_FIELDS = b'"prediction":0.75,"testnet_label":-1}'  # the end of an answer
 
 WIRE = pathlib.Path(__file__).parent / "golden" / "wire"
 STOCK = json.loads((WIRE / "stock.json").read_text())
@@ -320,6 +322,31 @@ async def test_hostile_json_of_an_admitted_caller_still_gets_a_number() -> None:
             request.body = body
             response = await edge.ask(request.bytes())
             assert (response.status, response.json["prediction"]) == (200, 0.75)
+
+
+@pytest.mark.parametrize("part", ["[],", '{"a":1},', "1e9,", "A", "\\n"])
+async def test_no_json_of_an_admitted_caller_holds_the_loop(part: str) -> None:
+    """16 MiB of it, as much as a body may be. Parsing keeps the interpreter's lock, so a thread would hold it as well;
+    16 MiB of empty lists took 2 s of CPU. What is measured is the loop's own CPU time from one of its rounds to the
+    next, the client's part in this process included."""
+    whole = '{"x": [%s0]}' if part.endswith(",") else '{"image": "%s"}'
+    rounds: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            rounds.append(time.thread_time())
+            await asyncio.sleep(0.001)
+
+    request = dendrite().request()
+    request.body = (whole % (part * ((16 * 2**20 - 100) // len(part)))).encode()
+    payload = request.bytes()
+    async with serving(IDENTITY, SUBNET) as edge:
+        beating = asyncio.create_task(beat())
+        response = await soon(edge.ask(payload))
+        beating.cancel()
+    rounds.append(time.thread_time())
+    assert (response.status, response.body[-len(OWN_FIELDS) :]) == (200, OWN_FIELDS)
+    assert max(later - before for before, later in pairwise(rounds)) < 0.5
 
 
 # Nobody else.
