@@ -50,7 +50,7 @@ def export(views: Views, directory: Path, since: float = 0.0) -> tuple[int, int]
     (directory / "pictures").mkdir(parents=True, exist_ok=True)
     (directory / "README.md").write_text(CARD, encoding="utf-8")
     text = {"sha256", "caller", "version", "source", "stop", "fault", "opinions", "label_source"}
-    whole = {"phash", "width", "height", "degraded", "label"}
+    whole = {"width", "height", "degraded", "label"}
     kinds = [(n, pa.string() if n in text else pa.int64() if n in whole else pa.float64()) for n in EXPORT_COLUMNS]
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = [("image", image), ("label", pa.int64()), ("sha256", pa.string()), ("label_source", pa.string())]

@@ -363,10 +363,8 @@ class Journal:
         found = self._connection.execute("SELECT id FROM pictures WHERE sha256 = ?", (digest,)).fetchone()
         if found:
             return int(found[0])
-        row = (digest, dhash(frame.pixels), *frame.size)
-        added = self._connection.execute(
-            "INSERT INTO pictures (sha256, phash, width, height) VALUES (?, ?, ?, ?)", row
-        ).lastrowid
+        row = (digest, *frame.size)
+        added = self._connection.execute("INSERT INTO pictures (sha256, width, height) VALUES (?, ?, ?)", row).lastrowid
         assert added is not None
         return added
 
@@ -377,8 +375,8 @@ class Journal:
             return False
         tally.jpegs[frame.sha256] = jpeg = base64.b64decode(image_base64)
         self._connection.execute(
-            "INSERT INTO kept (picture, bytes, reason, lot, rank, value, probability, evidence)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO kept (picture, bytes, reason, lot, rank, value, probability, evidence, phash)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 picture,
                 len(jpeg),
@@ -388,6 +386,7 @@ class Journal:
                 review_value(verdict),
                 verdict.probability,
                 evidence_json(verdict),
+                dhash(frame.pixels),
             ),
         )
         return True

@@ -19,20 +19,15 @@ from cascade.trace import Record
 from cascade.verdict import Source, Stop, Verdict
 from miner.journal import SCORE_BINS, picture_path
 from miner.journal_schema import connect
-from miner.perceptual import bands, distance
 from models.base import Failure, Opinion
-
-NEAR_CANDIDATES = 512  # newest pictures looked at per band: a band that many share (night, fog) stays cheap
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """An answer that the cascade gave before. interval: (low, high) probabilities around it."""
 
-    sha256: str
     probability: float
     interval: tuple[float, float]
-    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +79,8 @@ class Views:
     def find(self, sha256: str, version: str) -> Known | None:
         """The first full answer of `version` to exactly these bytes."""
         with self._lock:
-            row = self._db.execute(_FIRST_ANSWER + "p.sha256 = ?" + _IN_ORDER, (version, bytes.fromhex(sha256)))
-            return _known(row.fetchone())
-
-    def find_near(self, phash: int, size: tuple[int, int], version: str, most: int) -> Known | None:
-        """The first full answer of `version` to the nearest picture of the same size within `most` bits.
-
-        Looks at the newest `NEAR_CANDIDATES` pictures of each equal band only; up to `perceptual.SURE_DISTANCE` bits
-        nothing else is missed.
-        """
-        with self._lock:
-            found: dict[int, int] = {}
-            for band, value in enumerate(bands(phash)):
-                rows = self._db.execute(_BAND.format(shift=16 * band), (value, *size, NEAR_CANDIDATES))
-                found.update(rows.fetchall())
-            near = sorted((distance(phash, other), picture) for picture, other in found.items())
-            for bits, picture in near:
-                if bits > most:
-                    break
-                row = self._db.execute(_FIRST_ANSWER + "p.id = ?" + _IN_ORDER, (version, picture)).fetchone()
-                if row:
-                    return _known(row)
-            return None
+            row = self._db.execute(_FIRST_ANSWER, (version, bytes.fromhex(sha256))).fetchone()
+        return Known(row[0], (row[1], row[2])) if row else None
 
     def stats(self, since: float = 0.0) -> dict[str, Any]:
         """Totals since a Unix time: requests, share answered as road work, faults, times, per version and caller."""
@@ -242,12 +217,9 @@ def days_ago(days: float) -> float:
     return time.time() - 86400.0 * days if days else 0.0
 
 
-_FIRST_ANSWER = """SELECT p.sha256, r.probability, r.low, r.high, r.at
-    FROM pictures p JOIN requests r ON r.picture = p.id
-    WHERE r.version = (SELECT id FROM names WHERE name = ?) AND r.source = 'cascade' AND r.degraded = 0 AND """
-_IN_ORDER = " ORDER BY r.id LIMIT 1"
-_BAND = """SELECT id, phash FROM pictures WHERE ((phash >> {shift}) & 65535) = ? AND width = ? AND height = ?
-    ORDER BY id DESC LIMIT ?"""
+_FIRST_ANSWER = """SELECT r.probability, r.low, r.high FROM pictures p JOIN requests r ON r.picture = p.id
+    WHERE r.version = (SELECT id FROM names WHERE name = ?) AND p.sha256 = ?
+    AND r.source = 'cascade' AND r.degraded = 0 ORDER BY r.id LIMIT 1"""
 _HOURS = """SELECT version, caller, sum(n), sum(roadwork), sum(faults), sum(milliseconds), max(slowest)
     FROM hours WHERE hour >= ? GROUP BY 1, 2 ORDER BY 3 DESC"""
 _LABELLED = """SELECT p.sha256, p.width, p.height, p.label, p.labelled, p.label_source, v.name, r.at, r.probability,
@@ -259,11 +231,11 @@ _LABELLED = """SELECT p.sha256, p.width, p.height, p.label, p.labelled, p.label_
     WHERE p.label IS NOT NULL AND p.labelled >= ? ORDER BY p.labelled, p.id"""
 _LABELLED_SHARE = """SELECT count(*), sum(p.label) FROM pictures p LEFT JOIN kept k ON k.picture = p.id
     WHERE p.label IS NOT NULL AND p.labelled >= ? AND (p.label_source <> 'human' OR k.lot = 1)"""
-_WAITING = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, k.lot, NULL FROM kept k
+_WAITING = """SELECT p.sha256, k.probability, k.value, k.reason, k.phash, k.evidence, k.lot, NULL FROM kept k
     JOIN pictures p ON p.id = k.picture WHERE k.reviewed = 0 ORDER BY k.value DESC LIMIT ?"""
-_DRAWN = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, k.lot, NULL FROM kept k
+_DRAWN = """SELECT p.sha256, k.probability, k.value, k.reason, k.phash, k.evidence, k.lot, NULL FROM kept k
     JOIN pictures p ON p.id = k.picture WHERE k.reviewed = 0 AND k.lot = 1 ORDER BY k.picture DESC LIMIT ?"""
-_REVIEWED = """SELECT p.sha256, k.probability, k.value, k.reason, p.phash, k.evidence, k.lot, l.label FROM labels l
+_REVIEWED = """SELECT p.sha256, k.probability, k.value, k.reason, k.phash, k.evidence, k.lot, l.label FROM labels l
     JOIN kept k ON k.picture = l.picture JOIN pictures p ON p.id = l.picture
     WHERE l.source = 'human' AND l.label IS NOT NULL
     AND l.id = (SELECT max(id) FROM labels WHERE picture = l.picture AND source = 'human')
@@ -281,17 +253,13 @@ _SHADOWS = """SELECT p.sha256, p.label, coalesce(s.live, r.probability), s.proba
 _SHADOW_TOTALS = """SELECT count(*), coalesce(sum(answered), 0), coalesce(sum((live > 0.5) = (probability > 0.5)), 0)
     FROM shadows WHERE version = (SELECT id FROM names WHERE name = ?)"""
 EXPORT_COLUMNS = (
-    "at", "sha256", "phash", "width", "height", "caller", "version", "probability", "low", "high", "source", "stop",
+    "at", "sha256", "width", "height", "caller", "version", "probability", "low", "high", "source", "stop",
     "degraded", "milliseconds", "fault", "opinions", "label", "label_source",
 )  # fmt: skip
-_EXPORT = """SELECT r.id, r.at, lower(hex(p.sha256)), p.phash, p.width, p.height, c.name, v.name, r.probability, r.low,
+_EXPORT = """SELECT r.id, r.at, lower(hex(p.sha256)), p.width, p.height, c.name, v.name, r.probability, r.low,
     r.high, r.source, r.stop, r.degraded, r.milliseconds, r.fault, r.opinions, p.label, p.label_source
     FROM requests r LEFT JOIN pictures p ON p.id = r.picture JOIN names c ON c.id = r.caller
     JOIN names v ON v.id = r.version WHERE r.id > ? AND r.at >= ? ORDER BY r.id LIMIT 10000"""
-
-
-def _known(row: Any) -> Known | None:
-    return Known(row[0].hex(), row[1], (row[2], row[3]), row[4]) if row else None
 
 
 def _example(row: Any) -> Example:

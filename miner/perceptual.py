@@ -1,8 +1,7 @@
 """A perceptual hash: 64 bits that stay nearly the same when a picture is compressed again or made smaller.
 
 dHash (Krawetz 2013): the picture as 9 x 8 mean grey values; each bit says whether a value is brighter than its right
-neighbour. The bits are dealt out along diagonals, so that each 16-bit band of the hash sees the whole picture: two
-hashes that differ in at most three bits then share a band, and no band is all sky.
+neighbour.
 """
 
 from __future__ import annotations
@@ -11,12 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BANDS = 4
-BAND_BITS = 16
-SURE_DISTANCE = BANDS - 1  # up to here a lookup by equal bands misses nothing (pigeonhole)
-
 _ROWS, _COLUMNS = np.divmod(np.arange(64), 8)
-_ORDER = np.lexsort((_COLUMNS, _ROWS, (_ROWS + _COLUMNS) % BANDS))
+_ORDER = np.lexsort((_COLUMNS, _ROWS, (_ROWS + _COLUMNS) % 4))  # any would do: this one stands in journals that exist
 
 
 def dhash(pixels: NDArray[np.uint8]) -> int:
@@ -30,8 +25,3 @@ def dhash(pixels: NDArray[np.uint8]) -> int:
 def distance(a: int, b: int) -> int:
     """Bits in which two hashes differ, 0..64."""
     return ((a ^ b) & (2**64 - 1)).bit_count()
-
-
-def bands(value: int) -> tuple[int, ...]:
-    """The four 16-bit bands of a hash, lowest first."""
-    return tuple((value >> (BAND_BITS * band)) & 0xFFFF for band in range(BANDS))

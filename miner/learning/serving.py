@@ -22,7 +22,7 @@ from pathlib import Path
 from starlette.routing import Route
 
 from cascade.profile import Profile, ProfileError
-from miner.duplicates import Duplicates, Repeats, finder
+from miner.duplicates import Duplicates
 from miner.journal import JOURNAL_TIER, Counts, Journal, Keep
 from miner.journal_views import Views, days_ago
 from miner.learning.drift import Alarm, Corrected, Limits, Watch
@@ -41,12 +41,11 @@ LABELS_COUNT = 14.0  # days that a label says something of today's share of road
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What the operator may choose. near_bits: bits of dHash within which a picture is a repeat, 0 for the same bytes
-    only, -1 for never. recheck: share of repeats put to the cascade all the same. correction: most log-odds by which
-    answers follow a shift of the prevalence, 0 for never. canary: share of pictures that a staged candidate answers."""
+    """How it goes about it. recheck: share of repeats put to the cascade all the same. correction: most log-odds by
+    which answers follow a shift of the prevalence, 0 for never. canary: share of pictures that a staged candidate
+    answers."""
 
     keep: Keep = field(default_factory=Keep)
-    near_bits: int = 0
     recheck: float = 0.02
     correction: float = 0.0
     canary: float = 0.0
@@ -76,16 +75,12 @@ class Learning:
         self.watch = Watch(profile().prevalence, self.version, Limits(most=habits.correction))
         self.looks = EmbeddingDrift(state / f"first-{name or 'none'}.npz")
         self.drift: dict[str, float] = {}
-        self._duplicates: Duplicates | None = None
         self._versions = Versions(state / "versions")
         known = embedder.known if embedder else (lambda sha256: None)
         self.shadow = Shadow(decide, self.journal.shadow, habits.canary, known)
         self.follow(profile())
-        self.decide = Corrected(self.shadow.decide, self.watch).decide
-        if habits.near_bits >= 0:
-            find = finder(self.views, habits.near_bits)
-            self._duplicates = Duplicates(self.decide, find, self.version, habits.recheck)
-            self.decide = self._duplicates.decide
+        corrected = Corrected(self.shadow.decide, self.watch)
+        self.decide = Duplicates(corrected.decide, self.views.find, self.version, habits.recheck).decide
 
     def version(self) -> str:
         """Names what answers now: the profile with its fit, and the weights (`revision`)."""
@@ -136,11 +131,6 @@ class Learning:
     def counts(self) -> Counts:
         """What became of the requests on their way to the journal."""
         return self.journal.counts
-
-    @property
-    def repeats(self) -> Repeats:
-        """How often pictures came again."""
-        return self._duplicates.repeats if self._duplicates else Repeats()
 
     def close(self) -> None:
         """Write what is left. Safe to call twice."""

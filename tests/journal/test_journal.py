@@ -48,10 +48,9 @@ def test_a_request_is_on_record_with_all_that_was_said(kept: tuple[Journal, View
     journal(answered(1, said, "5F...", label=1))
     journal.flush()
     (row,) = views.rows()
-    assert row | {"at": 0, "phash": 0} == {
+    assert row | {"at": 0} == {
         "at": 0,
         "sha256": sha(1),
-        "phash": 0,
         "width": 64,
         "height": 48,
         "caller": "5F...",
@@ -506,6 +505,40 @@ def test_a_journal_of_the_first_version_opens_and_its_rows_are_there(tmp_path: P
     assert [(e.record.sha256, e.label) for e in views.labelled()] == [(sha(1), 1), (sha(2), 0)]
     views.close()
     assert columns(tmp_path / "journal.db", "PRAGMA user_version") == [(VERSION,)]
+
+
+def test_a_journal_that_hashed_every_picture_keeps_its_records_and_gets_smaller(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path, n = tmp_path / "journal.db", 500
+    old = connect(path, migrations=MIGRATIONS[:3])
+    pictures = [(i, bytes.fromhex(f"{i:064x}"), i << 20, i % 2 if i % 9 == 0 else None) for i in range(1, n + 1)]
+    old.executemany("INSERT INTO pictures VALUES (?, ?, ?, 64, 48, ?, 'human', 5.0)", pictures)
+    old.executescript(
+        "INSERT INTO names VALUES (1, 'caller'), (2, 'v');"
+        "INSERT INTO requests SELECT id, 4.0, id, 1, 2, 0.9, 0.8, 1.0, 'cascade', 'decided', 0, 9.0, '', '{}'"
+        " FROM pictures;"
+        "INSERT INTO kept SELECT id, 9, 'random', 1, 0, 0.5, 0.9, '{}', 0 FROM pictures WHERE id <= 3;"
+        "INSERT INTO labels SELECT id, id, 5.0, label, 'human', 2, 'me' FROM pictures WHERE label IS NOT NULL;"
+    )
+    told = "SELECT id, sha256, width, height, label, label_source, labelled FROM pictures ORDER BY id"
+    used = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count"
+    before, pages = columns(path, told), columns(path, used)[0][0]
+    old.close()
+    assert caplog.text == "", "a new journal needs no patience"
+    connect(path).close()
+    assert f"from schema 3 to {VERSION}, once" in caplog.text
+    assert columns(path, told) == before
+    assert columns(path, "SELECT picture, phash FROM kept") == [(i, i << 20) for i in (1, 2, 3)]
+    assert [columns(path, f"SELECT count(*) FROM {table}") for table in ("requests", "labels")] == [[(n,)], [(n // 9,)]]
+    assert columns(path, "SELECT name FROM sqlite_master WHERE name LIKE '%band%'") == []
+    assert columns(path, "PRAGMA foreign_key_check") == []
+    assert columns(path, used)[0][0] < pages, "what the indexes took is free again"
+    views = Views(tmp_path)
+    assert len(views.labelled()) == n // 9
+    assert {candidate.phash for candidate in views.waiting(9)} == {1 << 20, 2 << 20, 3 << 20}
+    views.close()
 
 
 def test_every_step_leads_to_the_same_tables(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from miner.journal import Journal, Keep
 from miner.journal_views import Candidate
+from miner.perceptual import dhash, distance
 from miner.review import mixed, ordered, routes, suspicion
 from models.base import Opinion
 from tests.journal.making import answered, journal, jpeg_of, sha, verdict
@@ -125,6 +126,15 @@ def candidate(number: int, value: float, phash: int, probability: float = 0.5) -
 
 
 FAR = [0, 0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F]
+
+
+def test_a_perceptual_hash_says_where_a_picture_gets_darker() -> None:
+    falling = np.broadcast_to(np.linspace(250, 10, 90, dtype=np.uint8)[None, :, None], (80, 90, 3))
+    half = np.ascontiguousarray(falling)
+    half[40:] = half[40:, ::-1]
+    darker, brighter, both = (dhash(np.ascontiguousarray(each)) for each in (falling, falling[:, ::-1], half))
+    assert (darker, brighter) == (-1, 0)  # all 64 bits, none
+    assert (distance(darker, brighter), distance(darker, both), distance(both, brighter)) == (64, 32, 32)
 
 
 def test_pictures_that_look_alike_are_put_apart() -> None:
