@@ -273,12 +273,12 @@ class Journal:
             tally = self._commit(batch)
         except Exception as error:
             return error
-        for change, result, problem in tally.ended:
-            change.done.set_exception(problem) if problem else change.done.set_result(result)
         try:
             self._keep_on_disk(tally.jpegs)
         except (OSError, sqlite3.Error) as error:  # the batch is on record: it must not be written again
             log.warning("kept pictures are not in order: %s", error)
+        for change, result, problem in tally.ended:
+            change.done.set_exception(problem) if problem else change.done.set_result(result)
         return None
 
     def _commit(self, batch: Sequence[_Request | _Change]) -> _Tally:

@@ -163,7 +163,6 @@ def test_the_received_bytes_stay_as_they_came(kept: tuple[Journal, Views]) -> No
     journal, views = kept
     journal(answered(1, verdict(0.5)))
     journal.flush()
-    journal.flush()  # files follow their commit
     path = views.picture(sha(1))
     assert path is not None
     assert path.read_bytes() == jpeg_of(1)

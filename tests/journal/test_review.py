@@ -26,7 +26,6 @@ def kept(tmp_path: Path) -> Journal:
     for seed, p in enumerate((0.5, 0.9, 0.6, 0.02, 0.97)):
         made(answered(seed, verdict(p, opinions=(Opinion("m", 0.1, 1.0, {"boxes": [[1, 2, 30, 40]]}),))))
     made.flush()
-    made.flush()
     return made
 
 
