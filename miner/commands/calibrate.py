@@ -15,7 +15,7 @@ from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from cascade.data import FitError
 from cascade.profile import SHIPPED, Profile, fit_path
@@ -29,6 +29,8 @@ from miner.recording import read_traces, record
 from miner.settings import DECIDING, STATE, Settings, UsageError, parse
 from models import metrics
 from models.data.labelled import read_folder
+
+LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}  # for 80 columns
 
 
 class Calibrate(Settings):
@@ -120,8 +122,7 @@ def _say_fit(fitted: Fitted, out: Path, report: Path, as_json: bool) -> int:
         return 0
     title = f"{fitted.profile.name}: {len(fitted.labels)} pictures, out of fold"
     title += f", as with {fitted.profile.prevalence:.0%} road work"
-    look: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}  # for 80 columns
-    table = Table("", *ways, title=title, title_justify="left", **look)
+    table = Table("", *ways, title=title, title_justify="left", **LOOK)
     for key, name in metrics.TITLES.items():
         table.add_row(name, *(_cell(way.worth[key]) for way in ways.values()))
     table.add_row("asked a second tier", *(f"{way.worth['escalated']:.1%}" for way in ways.values()))
@@ -149,7 +150,8 @@ def _say_checks(checks: Sequence[TierCheck], as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps([asdict(one) for one in checks]) + "\n")
         return 0
-    table = Table("tier", "MCC with", "without", "gain (95 %)", "added ms", "verdict")
+    titles = ("MCC\nwith", "\nwithout", "\ngain (95 %)", "added\nms", "\nverdict")
+    table = Table(Column("\ntier", overflow="fold"), *(Column(title, no_wrap=True) for title in titles), **LOOK)
     for one in checks:
         brings = metrics.gained(one.gain, one.low, one.high)
         verdict = "earns its cost" if one.earns else "drop it"

@@ -110,9 +110,20 @@ def test_each_tier_is_checked(folder: Path, capsys: pytest.CaptureFixture[str]) 
     checks = json.loads(capsys.readouterr().out)
     assert [check["tier"] for check in checks] == ["cheap", "dear"]
     assert all(check["earns"] for check in checks)
-    assert calibrate(folder, "--check") == 0
-    assert "earns its cost" in capsys.readouterr().out
     assert not (folder / "own.fit.json").exists()
+
+
+def test_what_a_tier_gains_is_said_whole_in_80_columns(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval is what decides: its far end must not be cut off, however long the tier's name is."""
+    checks = [worth.TierCheck("embedded-network", 0.84, 0.813, 0.027, -0.003, 0.054, -1031.5, earns=True)]
+    monkeypatch.setattr("miner.commands.calibrate.check", lambda *_, **__: checks)
+    assert calibrate(folder, "--check") == 0
+    said = capsys.readouterr().out
+    assert "+0.027 (-0.003..+0.054)" in said
+    assert "earns its cost" in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_a_place_that_cannot_be_written_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
