@@ -18,8 +18,7 @@ from pydantic import ValidationError
 
 from cascade.engine import Engine
 from cascade.profile import Profile, ProfileError
-from miner.challenge import decoded
-from miner.decode import PictureError, decode
+from miner.decode import PictureError, TooManyPixels, decode, decode_png
 from miner.gpu import NoCards, cards
 from miner.learning.candidate import HEAD, MEMORY
 from miner.learning.versions import Versions
@@ -197,12 +196,14 @@ async def running_engine(settings: Settings, profile: Profile | None = None) -> 
 
 
 def frame_of(path: Path, max_pixels: int) -> Frame:
-    """A picture on disk, through the decoder that validators' pictures go through; a PNG, which labelled folders may
-    hold and validators never send, through Pillow's. Raises UsageError."""
+    """A picture on disk, through the decoder that validators' pictures go through; folders may hold PNG too. Raises
+    UsageError."""
     try:
         data = path.read_bytes()
         if data.startswith(PNG):
-            return Frame(decoded(data, "the picture"), hashlib.sha256(data).hexdigest())
+            return decode_png(data, max_pixels)
         return decode(base64.b64encode(data).decode(), max_pixels)
-    except (PictureError, OSError, ValueError) as error:
+    except TooManyPixels as error:
+        raise UsageError(f"{path}: {error}; shrink it, or raise --max-pixels") from None
+    except (PictureError, OSError) as error:
         raise UsageError(f"{path}: {error}") from None

@@ -1,7 +1,8 @@
 """From base64 text to a `Frame`: the one place where bytes of strangers meet an image decoder.
 
-JPEG only: the decoder never gets to choose a format. What the header declares is checked before anything is decoded.
-A pure function; it holds the interpreter's lock only in part and belongs in a thread.
+JPEG only: the decoder never gets to choose a format (`decode_png` is for the operator's own files). What the header
+declares is checked before anything is decoded. Pure functions; they hold the interpreter's lock only in part and belong
+in a thread.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class TooManyPixels(PictureError):
 
 
 class BrokenPicture(PictureError):
-    """A JPEG that cannot be decoded to its end."""
+    """A picture that cannot be decoded to its end."""
 
     kind = "broken-picture"
 
@@ -86,13 +87,18 @@ def decode(image_base64: str, max_pixels: int = MAX_PIXELS) -> Frame:
     scans = data.count(START_OF_SCAN)
     if scans > MAX_SCANS:
         raise TooManyPixels(f"expected at most {MAX_SCANS} scans, got {scans}")
-    return Frame(_pixels(data, max_pixels), hashlib.sha256(data).hexdigest())
+    return Frame(_pixels(data, max_pixels, "JPEG"), hashlib.sha256(data).hexdigest())
 
 
-def _pixels(data: bytes, max_pixels: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def decode_png(data: bytes, max_pixels: int) -> Frame:
+    """The picture in a PNG file, which folders may hold and validators never send. Raises PictureError."""
+    return Frame(_pixels(data, max_pixels, "PNG"), hashlib.sha256(data).hexdigest())
+
+
+def _pixels(data: bytes, max_pixels: int, kind: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """uint8 (H, W, 3) RGB. Raises PictureError, whatever Pillow raises on hostile bytes."""
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             _check_size(image, max_pixels)
             _shrink(image)
             turn = UPRIGHT.get(_orientation(image))
@@ -103,7 +109,7 @@ def _pixels(data: bytes, max_pixels: int) -> np.ndarray[tuple[int, ...], np.dtyp
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(f"expected at most {max_pixels} pixels: {error}") from None
     except Exception as error:  # many kinds: OSError, SyntaxError, struct.error, ...
-        raise BrokenPicture(f"the JPEG cannot be decoded: {error}") from None
+        raise BrokenPicture(f"the {kind} cannot be decoded: {error}") from None
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

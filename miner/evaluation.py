@@ -92,7 +92,7 @@ async def evaluate(
 
     level 0..3 changes each picture as the validators did in January 2026, their JPEG included, the same for the same
     seed; None leaves it as the file has it. on_scored: called after each picture. Raises ValueError for no pictures,
-    UsageError for a file that is no picture or a JPEG of more than `max_pixels`.
+    UsageError for a file that is no picture or one of more than `max_pixels`.
     """
     if not pictures:
         raise ValueError("expected at least one labelled picture, got none")

@@ -258,5 +258,15 @@ def test_a_labelled_folder_may_hold_png_too(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:100])
     assert close(frame_of(tmp_path / "a.png", 10**6), noise(), tolerance=0.0001)
     assert close(frame_of(tmp_path / "b.jpg", 10**6), noise())
-    with pytest.raises(UsageError, match=r"broken\.png: the picture: expected a JPEG or PNG"):
+    with pytest.raises(UsageError, match=r"broken\.png: the PNG cannot be decoded"):
         frame_of(tmp_path / "broken.png", 10**6)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_one_limit_of_pixels_holds_for_every_format(tmp_path: Path, name: str) -> None:
+    noise(100, 50).save(tmp_path / name)
+    assert frame_of(tmp_path / name, 5000).size == (100, 50)
+    with pytest.raises(
+        UsageError, match=rf"{name}: expected at most 4999 pixels, got 100 x 50; shrink it, or raise --max"
+    ):
+        frame_of(tmp_path / name, 4999)
