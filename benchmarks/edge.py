@@ -38,7 +38,7 @@ from miner.axon import Axon, Server, verify_signature
 from miner.commands.mock import reserved_ports
 from miner.gate import Gate, Rate, Rules
 from miner.metagraph import Neuron, Snapshot
-from miner.replay import Replay
+from miner.replay_store import ReplayStore
 from tests.edge.signing import Dendrite
 
 MINER, VALIDATOR, STRANGER = (Keypair.create_from_uri(f"//edge/{name}") for name in ("miner", "validator", "stranger"))
@@ -109,7 +109,7 @@ async def our_server(port: int) -> AsyncIterator[Server]:
     snapshot = Snapshot(72, 1, 1.0, {hotkey: Neuron(1, hotkey, 1000.0, True)})
     rules = Rules(validator_rate=Rate(per_second=1e6, burst=1e6))  # the budget is not what is measured
     with tempfile.TemporaryDirectory() as state:
-        replay = Replay(Path(state) / "replay")
+        replay = ReplayStore(Path(state) / "replay")
         gate = Gate(MINER.ss58_address, lambda: snapshot, verify_signature, replay, rules)
         server = Server(Axon(gate, answer, answer), "127.0.0.1", port)
         await server.start()

@@ -37,7 +37,7 @@ from cascade.engine import Engine
 from cascade.profile import Member, Profile, Tier
 from miner.cli import ROOT
 from miner.mocknet import dev_validator
-from miner.replay import SECOND, Replay
+from miner.replay_store import SECOND, ReplayStore
 from models import metrics
 from models.base import Frame, ModelSpec
 from models.fake import Fake, slow
@@ -485,7 +485,7 @@ def a_million_replays() -> Found:
         path = Path(directory) / "replay"
         before, most, held, refused = resident_mb(os.getpid()), 0.0, 0, 0
         began = time.time_ns()
-        store = Replay(path, now=began)
+        store = ReplayStore(path, now=began)
         for number in range(1_000_000):
             now = began + number * SECOND // 10_000
             message = b"%d" % number

@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["miner", "PIL"]):
     from miner.axon import verify_signature
     from miner.decode import PictureError, decode
     from miner.metagraph import Neuron, Snapshot
-    from miner.replay import Replay
+    from miner.replay_store import ReplayStore
 
 from bittensor_wallet import Keypair
 
@@ -57,7 +57,7 @@ def fuzz_gate(data: bytes) -> None:
         name = NAMES[provider.ConsumeIntInRange(0, len(NAMES) - 1)]
         headers[name] = provider.ConsumeBytes(provider.ConsumeIntInRange(0, 100)).decode("latin-1")
     body = provider.ConsumeBytes(50)
-    one = gate.Gate(MINER, lambda: SUBNET, verify_signature, Replay(), clock=lambda: NOW)
+    one = gate.Gate(MINER, lambda: SUBNET, verify_signature, ReplayStore(), clock=lambda: NOW)
     for read in (gate.read_claim, btauth.read_claim):
         try:
             claim = read(headers)

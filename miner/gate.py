@@ -249,7 +249,7 @@ class Admission:
 
 
 class Store(Protocol):
-    """Remembers accepted messages; see `miner.replay.Replay`."""
+    """Remembers accepted messages; see `miner.replay_store.ReplayStore`."""
 
     def add(self, message: bytes, nonce: int, now: int) -> bool: ...
 

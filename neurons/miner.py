@@ -40,7 +40,7 @@ from miner.learning.serving import Habits, Learning
 from miner.learning.versions import Versions
 from miner.local_page import loopback
 from miner.metagraph import Snapshot
-from miner.replay import Replay
+from miner.replay_store import ReplayStore
 from miner.service import Decide, Observer, Service
 from miner.settings import Settings, UsageError, parse
 from miner.telemetry import Metrics, log_answer, setup_logging
@@ -168,7 +168,7 @@ class Miner:
         if self.learning:
             decide = self.learning.decide
             observers.append(self.learning.observe)
-        replay = Replay(settings.state / "replay")
+        replay = ReplayStore(settings.state / "replay")
         stack.callback(replay.close)
         rules = Rules(settings.force_validator_permit, settings.allow_non_registered, settings.minimum_stake)
         axon = Axon(

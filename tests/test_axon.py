@@ -20,7 +20,7 @@ from bittensor_wallet import Keypair
 from miner.axon import Limits, Server, verify_signature
 from miner.gate import SECOND, Rate, Rules
 from miner.metagraph import Neuron
-from miner.replay import Replay
+from miner.replay_store import ReplayStore
 from tests.edge.signing import Dendrite, Request
 from tests.edge.wire import Response, answer_after, read_response, serving, subnet, until
 
@@ -423,11 +423,11 @@ async def test_an_admitted_client_is_told_to_send_its_body() -> None:
 async def test_replays_are_refused_across_a_restart_and_the_validator_is_served_next(tmp_path: pathlib.Path) -> None:
     recorded = dendrite().request().bytes()
     patient = recorded.replace(b"timeout: 9.0", b"timeout: 1000000")
-    async with serving(IDENTITY, SUBNET, replay=Replay(tmp_path / "replay")) as edge:
+    async with serving(IDENTITY, SUBNET, replay=ReplayStore(tmp_path / "replay")) as edge:
         assert (await edge.ask(recorded)).status == 200
         assert (await edge.ask(recorded)).status == 401
         assert (await edge.ask(patient)).status == 401
-    async with serving(IDENTITY, SUBNET, replay=Replay(tmp_path / "replay")) as edge:
+    async with serving(IDENTITY, SUBNET, replay=ReplayStore(tmp_path / "replay")) as edge:
         assert (await edge.ask(recorded)).status == 401
         assert (await edge.ask(patient)).status == 401
         assert (await edge.ask(dendrite().request().bytes())).status == 200

@@ -13,7 +13,7 @@ from miner import btauth, gate
 from miner.axon import verify_signature
 from miner.gate import SECOND, Gate, Refusal, Rules
 from miner.metagraph import Snapshot
-from miner.replay import Replay
+from miner.replay_store import ReplayStore
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "wire" / "btauth.json").read_text())
 CASES: dict[str, Any] = GOLDEN["cases"]
@@ -25,7 +25,12 @@ def admit(case: dict[str, Any], ago: float = 0.0, method: str = "POST", **change
     case = {**case, **changed}
     now = GOLDEN["nonce"] + int(ago * SECOND)
     open_gate = Gate(
-        GOLDEN["miner"], lambda: Snapshot(72), verify_signature, Replay(), Rules(allow_non_registered=True), lambda: now
+        GOLDEN["miner"],
+        lambda: Snapshot(72),
+        verify_signature,
+        ReplayStore(),
+        Rules(allow_non_registered=True),
+        lambda: now,
     )
     claim = btauth.read_claim(case["headers"])
     open_gate.screen(claim)

@@ -14,7 +14,7 @@ from miner import gate
 from miner.axon import verify_signature
 from miner.gate import SECOND, Admission, Claim, Gate, Rate, Refusal, Rules
 from miner.metagraph import Neuron, Snapshot
-from miner.replay import Replay
+from miner.replay_store import ReplayStore
 from tests.edge.signing import Dendrite
 
 NOW = 1_795_435_661 * SECOND
@@ -45,7 +45,7 @@ class Clock:
 def make(
     rules: Rules | None = None, clock: Clock | None = None, snapshot: Callable[[], Snapshot] = lambda: SNAPSHOT
 ) -> Gate:
-    return Gate(MINER.ss58_address, snapshot, verify_signature, Replay(), rules, clock or Clock())
+    return Gate(MINER.ss58_address, snapshot, verify_signature, ReplayStore(), rules, clock or Clock())
 
 
 def headers(key: Keypair = VALIDATOR, seconds_ago: float = 0.0, **spoiled: str | None) -> dict[str, str]:
@@ -257,7 +257,7 @@ def test_concurrent_requests_of_one_dendrite_pass_in_any_order_and_once(ages: li
 
 def test_forged_requests_in_a_validators_name_cost_it_nothing() -> None:
     rules = Rules(validator_rate=Rate(per_second=0.0, burst=1.0))
-    store = Replay()
+    store = ReplayStore()
     one = Gate(MINER.ss58_address, lambda: SNAPSHOT, verify_signature, store, rules, Clock())
     forged = headers(bt_header_dendrite_signature="0x" + "00" * 64)
     for _ in range(200):
@@ -313,7 +313,7 @@ def test_in_the_test_mode_a_stranger_has_the_validators_budget() -> None:
 
 def test_the_budgets_of_ten_thousand_strangers_are_forgotten_together() -> None:
     rules = Rules(allow_non_registered=True, validator_rate=Rate(per_second=0.0, burst=1.0))
-    one = Gate(MINER.ss58_address, lambda: SNAPSHOT, lambda *_: True, Replay(), rules, Clock())
+    one = Gate(MINER.ss58_address, lambda: SNAPSHOT, lambda *_: True, ReplayStore(), rules, Clock())
 
     def ask(hotkey: str, message: str) -> None:
         one.admit(Claim(hotkey, MINER.ss58_address, NOW, message.encode(), "00" * 64, 9.0))

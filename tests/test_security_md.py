@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from miner.axon import Limits
 from miner.gate import Rules
-from miner.replay import Replay
+from miner.replay_store import ReplayStore
 from tests.edge.cases import attackers, golden
 from tests.test_axon import STOCK
 
@@ -37,7 +37,7 @@ def test_the_limits_are_those_in_force() -> None:
     assert f"validators {rules.validator_rate.per_second:.0f} a second" in TEXT
     assert f"others {rules.other_rate.per_second:.0f} ({rules.other_rate.burst:.0f} at once)" in TEXT
     assert f"| {limits.in_flight}, {limits.waiting};" in TEXT
-    assert f"{Replay()._capacity:,} messages" in TEXT
+    assert f"{ReplayStore()._capacity:,} messages" in TEXT
 
 
 def test_no_limit_is_without_bound() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from miner.axon import Answer, Axon, Limits, Server, verify_signature
 from miner.gate import Gate, Rules
 from miner.metagraph import Neuron, Snapshot
-from miner.replay import Replay
+from miner.replay_store import ReplayStore
 
 
 @dataclass
@@ -108,7 +108,7 @@ async def serving(
     **gate_options: Any,
 ) -> AsyncIterator[Edge]:
     """An axon on a port of its own until the block ends."""
-    gate_options.setdefault("replay", Replay())
+    gate_options.setdefault("replay", ReplayStore())
     gate = Gate(identity, snapshot, verify_signature, rules=rules, **gate_options)
     outcomes: list[str] = []
     axon = Axon(gate, answer, cheap_answer, limits, observe=lambda outcome, seconds: outcomes.append(outcome))

@@ -23,7 +23,7 @@ FLOOR = 0  # the key of a record that says: everything up to this nonce is refus
 FEWEST_RECORDS = 4096  # below this the file is not worth rewriting
 
 
-class Replay:
+class ReplayStore:
     """Messages accepted so far. Used by one thread.
 
     path: the file that outlives the process; None keeps everything in memory (tests, the in-memory network).
