@@ -192,16 +192,8 @@ async def queue_limit_and_ten() -> Found:
 
 async def until_waiting(running: Running, count: int) -> None:
     """Come back once so many requests wait in the miner's queue, as its metrics say."""
-    from urllib.request import urlopen
-
-    def waiting() -> float:
-        with urlopen(running.url + "/metrics", timeout=5) as answer:
-            text = answer.read().decode()
-        found = re.search(r"^\S*waiting\S* (\S+)$", text, re.MULTILINE)
-        return float(found[1]) if found else -1.0
-
     async with asyncio.timeout(10.0):
-        while await asyncio.to_thread(waiting) < count:  # noqa: ASYNC110  (another process sets no event of ours)
+        while await asyncio.to_thread(running.metric, "streetvision_waiting") < count:  # noqa: ASYNC110  (another process sets no event of ours)
             await asyncio.sleep(0.01)
 
 

@@ -1,6 +1,6 @@
 """Whole miners that differ from the real one in a single way, each for one measurement.
 
-python -m benchmarks.odd_miners leaking|neighbourly|slow-loading|slow-answering [the miner's own flags]
+python -m benchmarks.odd_miners leaking|neighbourly|slow-loading|slow-answering|in-a-worker|hanging-at-the-end [flags]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cascade.engine import Engine
 from miner.assembly import Parts
 from miner.chain import MemoryChain, mock_chain
 from miner.cli import leave
+from miner.journal import Journal
 from models.base import Frame, ModelSpec
 from models.fake import Fake, slow
 from models.worker import Remote, Worker
@@ -80,6 +81,28 @@ def slow_answering() -> None:
     _with_signs(lambda: Fake("sign-reading", undecided, fault=slow(ANSWERING)))
 
 
+def unhurried() -> Fake:
+    return Fake("sign-reading", undecided, fault=slow(ANSWERING))
+
+
+def in_a_worker() -> None:
+    """As slow-answering, and its second tier lives in a worker process, which may be killed or stopped."""
+    worker = Worker({"sign-reading": unhurried})
+    spec = ModelSpec("sign-reading", "fake", "none", "Fake")
+    _with_signs(lambda: Remote(spec, worker))
+
+
+def hanging_at_the_end() -> None:
+    """As slow-answering, and its journal's disk and the end of the connection to its chain hang."""
+    slow_answering()
+
+    def hang(*_: Any) -> None:
+        time.sleep(3600.0)
+
+    Journal._commit = hang  # type: ignore[method-assign]
+    MemoryChain.close = hang  # type: ignore[method-assign]
+
+
 def _with_signs(make: Callable[[], Any]) -> None:
     def engine(parts: Parts) -> Engine:
         return Engine(parts.chosen.profile, {**parts.models(), "sign-reading": make()})
@@ -92,6 +115,8 @@ ODDITIES = {
     "neighbourly": neighbourly,
     "slow-loading": slow_loading,
     "slow-answering": slow_answering,
+    "in-a-worker": in_a_worker,
+    "hanging-at-the-end": hanging_at_the_end,
 }
 
 

@@ -36,6 +36,12 @@ class Running:
         except HTTPError as error:
             return error.code, json.load(error)
 
+    def metric(self, name: str) -> float:
+        """What /metrics says of one without labels. Raises OSError while nothing listens."""
+        with urlopen(self.url + "/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
     def hotkey(self, seconds: float = 120.0) -> str:
         """Its address, once it is ready. Raises RuntimeError with the end of its log when it does not get there."""
         give_up = time.monotonic() + seconds

@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from miner.settings import Settings, variables
+from neurons.miner import STOP_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
-DRAIN_SECONDS = 9  # what the miner takes at most to finish accepted requests
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
@@ -152,7 +152,7 @@ def test_compose_gives_the_miner_the_hotkey_only_and_time_to_drain() -> None:
     wallets = [volume for volume in miner["volumes"] if "/wallets" in volume]
     assert len(wallets) == 1
     assert wallets[0].endswith(":/wallets/default/hotkeys/default:ro")
-    assert int(miner["stop_grace_period"].rstrip("s")) > DRAIN_SECONDS
+    assert int(miner["stop_grace_period"].rstrip("s")) > STOP_SECONDS
     assert miner["read_only"] is True
 
 
@@ -188,7 +188,7 @@ def test_the_unit_waits_for_the_drain_and_stops_on_wrong_settings() -> None:
         for line in (DEPLOY / "systemd" / "streetvision-miner@.service").read_text().splitlines()
         if "=" in line and not line.startswith("#")
     )
-    assert int(unit["TimeoutStopSec"].rstrip("s")) > DRAIN_SECONDS
+    assert int(unit["TimeoutStopSec"].rstrip("s")) > STOP_SECONDS
     assert (unit["Type"], unit["RestartPreventExitStatus"]) == ("notify", "2")
     assert unit["ProtectSystem"] == "strict"
     assert (unit["OOMPolicy"], unit["StartLimitIntervalSec"]) == ("continue", "0"), "it never gives up"
@@ -203,7 +203,7 @@ def test_node_reads_the_pm2_file() -> None:
     for app in apps:
         assert (Path(app["cwd"]) / app["script"]).is_file()
         assert app["args"] == "serve"
-        assert app["kill_timeout"] > DRAIN_SECONDS * 1000
+        assert app["kill_timeout"] > STOP_SECONDS * 1000
         assert set(app["env"]) <= set(variables(Settings))
 
 
@@ -274,7 +274,7 @@ def test_kubernetes_takes_what_kustomize_makes(tmp_path: Path, gpu: bool) -> Non
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
     assert pod["spec"]["automountServiceAccountToken"] is False
     assert miner["securityContext"]["readOnlyRootFilesystem"] is True
-    assert pod["spec"]["terminationGracePeriodSeconds"] > DRAIN_SECONDS
+    assert pod["spec"]["terminationGracePeriodSeconds"] > STOP_SECONDS
     assert miner["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert miner["image"] == f"streetvision-miner:{'gpu' if gpu else 'cpu'}"
     assert miner["resources"]["limits"].get("nvidia.com/gpu") == ("1" if gpu else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import signal
@@ -89,6 +90,7 @@ async def started(directory: Path, **more: Any) -> AsyncIterator[Started]:
         finally:
             one.miner.stopping.set()
             await asyncio.gather(one.task, return_exceptions=True)
+            faulthandler.cancel_dump_traceback_later()  # a miner that was told to stop ends its process, here this one
 
 
 async def test_requests_are_answered_while_models_load_and_ready_is_said_after_the_canary(

@@ -26,7 +26,7 @@ module.exports = {
       MINER_AXON_PORT: String(axonPort),
       MINER_HEALTH_PORT: String(healthPort),
     },
-    kill_timeout: 12000, // the drain takes at most nine seconds
+    kill_timeout: 15000, // it stops within 13 seconds, whatever hangs
     stop_exit_codes: [2], // a wrong setting does not mend itself
     exp_backoff_restart_delay: 500,
     max_restarts: 20,
