@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -731,6 +732,17 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         loop.fit(
             torch.nn.Linear(4, 1), [], lambda *_: None, settings(tmp_path, tmp_path), Accelerator(cpu=True), identity={}
         )
+
+
+def test_compiled_and_trained_in_16_bits_it_is_exported_and_serves_in_32(
+    streets: Path, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above with --compile, which wraps the network once more. By a backend that asks for no C++ compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    flags = ["--backbone", str(vit), "--tune", "full", "--steps", "12", "--learning-rate", "1e-2", "--pasted", "0"]
+    card = classify.run(settings(streets, tmp_path, *flags, "--precision", "bf16", "--compile"))
+    assert card["difference_to_torch"] <= package.TOLERANCE
+    assert card["measured"]["native"]["all"]["auc"]["value"] > 0.9
 
 
 def test_without_arguments_it_says_what_is_missing(caplog: pytest.LogCaptureFixture) -> None:

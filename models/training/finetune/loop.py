@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,13 +52,29 @@ class State:
     average: dict[str, Tensor]
 
 
+class Machine(Accelerator):
+    """accelerate's view of this machine: which device, how many processes; and in which precision they compute.
+
+    The precision is not left to accelerate: it would take the module's `forward` over, and of a compiled one it gives
+    back another.
+    """
+
+    def __init__(self, *, cpu: bool, bf16: bool) -> None:
+        super().__init__(cpu=cpu, mixed_precision="no")
+        self._bf16 = bf16
+
+    def autocast(self, autocast_handler: Any = None) -> AbstractContextManager[Any]:
+        """What is computed within is in 16 bits, if that was asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
+
+
 def accelerator(settings: Settings) -> Accelerator:
-    """accelerate's view of this machine: which device, how many processes, which precision. Seeds torch, so that what
-    starts at random (LoRA matrices, a map of features) does so equally."""
+    """The machine as the settings want it used. Seeds torch, so that what starts at random (LoRA matrices, a map of
+    features) does so equally."""
     torch.manual_seed(settings.seed)
     on_card = settings.device == "auto" and torch.cuda.is_available()
     wanted = settings.precision if settings.precision != "auto" else ("bf16" if on_card else "fp32")
-    return Accelerator(cpu=settings.device == "cpu", mixed_precision="bf16" if wanted == "bf16" else "no")
+    return Machine(cpu=settings.device == "cpu", bf16=wanted == "bf16")
 
 
 def fit(
@@ -123,7 +139,6 @@ def fit(
                 _save(settings.out / NAME, model, optimizer, state, identity, run)
                 saved = time.monotonic()
             advance(state.step, f"loss {total:.3f}")
-    run.unwrap_model(ready, keep_fp32_wrapper=False)  # `model` casts to 16 bits no more: it is exported as it is
     _load(model, state.average)
     model.eval()
 
