@@ -354,7 +354,7 @@ def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 # Backbones.
 
 
-@pytest.mark.parametrize("name", ["ViTForImageClassification", "DINOv3ViTModel", "SiglipVisionModel", "RadioModel"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_of_the_catalog_trains_and_is_exported_as_it_is(name: str, tmp_path: Path) -> None:
     made = network.pretrained(str(tiny.write(name, tmp_path / "checkpoint")))
     network.choose_what_learns(made, "lora", rank=2, checkpointing=True)
@@ -368,6 +368,8 @@ def test_every_family_of_the_catalog_trains_and_is_exported_as_it_is(name: str, 
         for n, p in made.named_parameters():
             if "lora_B" in n:
                 p.normal_(std=0.3)
+FAMILIES = ("ViTForImageClassification", "DINOv3ViTModel", "SiglipVisionModel", "RadioModel")
+
         before = made.eval()(shown)
         assert torch.allclose(network.merge(made)(shown), before, atol=1e-4)
     assert package.write_onnx(made, tmp_path / "model.onnx") <= package.TOLERANCE
@@ -391,6 +393,19 @@ def test_efficientnet_lite_is_its_own_network_without_the_classifier() -> None:
     from models.training.backbone import pretrained as whole
 
     made, original = network.pretrained("efficientnet-lite0", 64), whole().eval()
+@pytest.mark.parametrize(
+    ("name", "tune"),
+    [("lite", "head"), ("lite", "full"), *((name, tune) for name in FAMILIES for tune in ("head", "lora", "full"))],
+)
+def test_whatever_learns_has_a_part_in_the_loss(name: str, tune: str, tmp_path: Path) -> None:
+    """Several processes wait for the gradient of every weight that learns, and end with an error if there is none."""
+    made = network.pretrained("efficientnet-lite0" if name == "lite" else str(tiny.write(name, tmp_path)), 32)
+    network.choose_what_learns(made, tune, rank=2, checkpointing=False)
+    made.train()(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).sum().backward()
+    assert {n for n, p in made.named_parameters() if p.grad is not None} == set(loop.learning(made))
+    assert any(n.startswith("encoder.") for n in loop.learning(made)) is (tune != "head")
+
+
     torch.nn.init.normal_(original.classifier.weight)
     shown = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
@@ -719,6 +734,17 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_run_the_whole_command(streets: Path, vit: Path, tmp_path: Path) -> None:
+def test_compiled_and_trained_in_16_bits_it_is_exported_and_serves_in_32(
+    streets: Path, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above with --compile, which wraps the network once more. By a backend that asks for no C++ compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    flags = ["--backbone", str(vit), "--tune", "full", "--steps", "12", "--learning-rate", "1e-2", "--pasted", "0"]
+    card = classify.run(settings(streets, tmp_path, *flags, "--precision", "bf16", "--compile"))
+    assert card["difference_to_torch"] <= package.TOLERANCE
+    assert card["measured"]["native"]["all"]["auc"]["value"] > 0.9
+
+
     flags = ["--data", streets, "--backbone", vit, "--steps", "6", "--batch", "8", "--workers", "0", "--device", "cpu"]
     flags += ["--learning-rate", "3e-3", "--processes", "2"]
     done = run(*flags, "--out", tmp_path)

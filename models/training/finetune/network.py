@@ -197,14 +197,26 @@ def _taking(name: str, side: int) -> Iterator[None]:
 
 
 def choose_what_learns(network: Network, tune: str, rank: int, checkpointing: bool) -> None:
-    """head: the backbone is frozen. lora: it gets LoRA matrices on its linear layers. full: all of it learns."""
+    """head: the backbone is frozen. lora: it gets LoRA matrices on its linear layers. full: all of it that has a part
+    in the answer learns."""
     from models.training.finetune.lora import add_lora, save_memory  # needs peft, which serving does not
 
     network.encoder.requires_grad_(tune == "full")
     if tune == "lora":
         network.encoder = add_lora(network.encoder, rank)
+    _freeze_what_has_no_part(network)
     if checkpointing:
         save_memory(network.encoder)
+
+
+def _freeze_what_has_no_part(network: Network) -> None:
+    """Weights that the answer does not depend on (tokens for masks, heads of another task) do not learn; several
+    processes would wait for their gradients."""
+    side = network.described.side
+    learning = [p for p in network.parameters() if p.requires_grad]
+    answer = network.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8)).sum()
+    for p, gradient in zip(learning, torch.autograd.grad(answer, learning, allow_unused=True), strict=True):
+        p.requires_grad_(gradient is not None)
 
 
 def merge(network: Network) -> Network:
