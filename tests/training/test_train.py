@@ -35,7 +35,7 @@ from models.training import album
 from models.training.finetune import classify, composer, data, loop, network, package, report, score
 from models.training.finetune.__main__ import main
 from models.training.finetune.batches import CONTROL, PASTED, REAL, Batches, Shown, check, decoded
-from models.training.finetune.settings import Classify, parse
+from models.training.finetune.settings import Classify, Distil, Settings, Vlm, parse
 
 torch.set_num_threads(1)
 pytestmark = [
@@ -351,7 +351,24 @@ def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found.steps, found.name) == (1000, "own")
 
 
+@pytest.mark.parametrize("kind", [Classify, Distil, Vlm])
+def test_the_help_names_values_as_its_reader_would(
+    kind: type[Settings], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stopped:
+        parse(kind, ["--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    for flag in ("--data DIR[:WEIGHT]", "--test SOURCE", "--calibrate SOURCE", "--out DIR", "--settings FILE"):
+        assert flag in said
+    assert not any(word in said for word in ("tuple[", "Path", "default: ()", "default: None", "default: )"))
+    assert max(map(len, said.splitlines())) <= 80
+
+
 # Backbones.
+
+FAMILIES = ("ViTForImageClassification", "DINOv3ViTModel", "SiglipVisionModel", "RadioModel")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -368,14 +385,25 @@ def test_every_family_of_the_catalog_trains_and_is_exported_as_it_is(name: str, 
         for n, p in made.named_parameters():
             if "lora_B" in n:
                 p.normal_(std=0.3)
-FAMILIES = ("ViTForImageClassification", "DINOv3ViTModel", "SiglipVisionModel", "RadioModel")
-
         before = made.eval()(shown)
         assert torch.allclose(network.merge(made)(shown), before, atol=1e-4)
     assert package.write_onnx(made, tmp_path / "model.onnx") <= package.TOLERANCE
     again = network.build(made.described)
     again.load_state_dict(made.state_dict())
     assert torch.allclose(again.eval()(shown), made(shown), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "tune"),
+    [("lite", "head"), ("lite", "full"), *((name, tune) for name in FAMILIES for tune in ("head", "lora", "full"))],
+)
+def test_whatever_learns_has_a_part_in_the_loss(name: str, tune: str, tmp_path: Path) -> None:
+    """Several processes wait for the gradient of every weight that learns, and end with an error if there is none."""
+    made = network.pretrained("efficientnet-lite0" if name == "lite" else str(tiny.write(name, tmp_path)), 32)
+    network.choose_what_learns(made, tune, rank=2, checkpointing=False)
+    made.train()(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).sum().backward()
+    assert {n for n, p in made.named_parameters() if p.grad is not None} == set(loop.learning(made))
+    assert any(n.startswith("encoder.") for n in loop.learning(made)) is (tune != "head")
 
 
 def test_the_seed_decides_how_matrices_start(vit: Path, tmp_path: Path) -> None:
@@ -393,19 +421,6 @@ def test_efficientnet_lite_is_its_own_network_without_the_classifier() -> None:
     from models.training.backbone import pretrained as whole
 
     made, original = network.pretrained("efficientnet-lite0", 64), whole().eval()
-@pytest.mark.parametrize(
-    ("name", "tune"),
-    [("lite", "head"), ("lite", "full"), *((name, tune) for name in FAMILIES for tune in ("head", "lora", "full"))],
-)
-def test_whatever_learns_has_a_part_in_the_loss(name: str, tune: str, tmp_path: Path) -> None:
-    """Several processes wait for the gradient of every weight that learns, and end with an error if there is none."""
-    made = network.pretrained("efficientnet-lite0" if name == "lite" else str(tiny.write(name, tmp_path)), 32)
-    network.choose_what_learns(made, tune, rank=2, checkpointing=False)
-    made.train()(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).sum().backward()
-    assert {n for n, p in made.named_parameters() if p.grad is not None} == set(loop.learning(made))
-    assert any(n.startswith("encoder.") for n in loop.learning(made)) is (tune != "head")
-
-
     torch.nn.init.normal_(original.classifier.weight)
     shown = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
@@ -719,6 +734,17 @@ def test_trained_in_16_bits_it_is_exported_and_serves_in_32(streets: Path, vit: 
     assert json.loads((tmp_path / "results.json").read_text())["difference_to_torch"] <= package.TOLERANCE
 
 
+def test_compiled_and_trained_in_16_bits_it_is_exported_and_serves_in_32(
+    streets: Path, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above with --compile, which wraps the network once more. By a backend that asks for no C++ compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    flags = ["--backbone", str(vit), "--tune", "full", "--steps", "12", "--learning-rate", "1e-2", "--pasted", "0"]
+    card = classify.run(settings(streets, tmp_path, *flags, "--precision", "bf16", "--compile"))
+    assert card["difference_to_torch"] <= package.TOLERANCE
+    assert card["measured"]["native"]["all"]["auc"]["value"] > 0.9
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """The same batches, shared by two processes: gradients are averaged over all of them."""
@@ -733,20 +759,10 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_run_the_whole_command(streets: Path, vit: Path, tmp_path: Path) -> None:
-def test_compiled_and_trained_in_16_bits_it_is_exported_and_serves_in_32(
-    streets: Path, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As above with --compile, which wraps the network once more. By a backend that asks for no C++ compiler."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    flags = ["--backbone", str(vit), "--tune", "full", "--steps", "12", "--learning-rate", "1e-2", "--pasted", "0"]
-    card = classify.run(settings(streets, tmp_path, *flags, "--precision", "bf16", "--compile"))
-    assert card["difference_to_torch"] <= package.TOLERANCE
-    assert card["measured"]["native"]["all"]["auc"]["value"] > 0.9
-
-
-    flags = ["--data", streets, "--backbone", vit, "--steps", "6", "--batch", "8", "--workers", "0", "--device", "cpu"]
-    flags += ["--learning-rate", "3e-3", "--processes", "2"]
+def test_two_processes_run_the_whole_command(streets: Path, tmp_path: Path) -> None:
+    """With all that learns of a network that has more: a dense head, of which nothing is asked here."""
+    flags = ["--data", streets, "--backbone", "efficientnet-lite0", "--side", "32", "--tune", "full", "--steps", "6"]
+    flags += ["--batch", "8", "--workers", "0", "--device", "cpu", "--processes", "2"]
     done = run(*flags, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results.json").read_text())["measured"]["native"]["all"]["n"] == 8
@@ -758,17 +774,6 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         loop.fit(
             torch.nn.Linear(4, 1), [], lambda *_: None, settings(tmp_path, tmp_path), Accelerator(cpu=True), identity={}
         )
-
-
-def test_compiled_and_trained_in_16_bits_it_is_exported_and_serves_in_32(
-    streets: Path, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As above with --compile, which wraps the network once more. By a backend that asks for no C++ compiler."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    flags = ["--backbone", str(vit), "--tune", "full", "--steps", "12", "--learning-rate", "1e-2", "--pasted", "0"]
-    card = classify.run(settings(streets, tmp_path, *flags, "--precision", "bf16", "--compile"))
-    assert card["difference_to_torch"] <= package.TOLERANCE
-    assert card["measured"]["native"]["all"]["auc"]["value"] > 0.9
 
 
 def test_without_arguments_it_says_what_is_missing(caplog: pytest.LogCaptureFixture) -> None:

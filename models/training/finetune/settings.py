@@ -6,17 +6,32 @@ environment, so that two runs with the same settings file are the same run.
 
 from __future__ import annotations
 
+import re
 import tomllib
+from argparse import ArgumentParser, HelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, FilePath, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from models.checked import fault
 
 Part = TypeVar("Part", bound="Settings")
+SHOWN = {  # what the help calls the value of a flag
+    "data": "DIR[:WEIGHT]",
+    "out": "DIR",
+    "name": "NAME",
+    "test": "SOURCE",
+    "calibrate": "SOURCE",
+    "source_column": "NAME",
+    "without": "FILE",
+    "backbone": "NAME",
+    "teacher": "PROFILE",
+    "features": "NAME",
+    "model": "NAME",
+}
 FREE = {"out", "workers", "processes", "checkpoint_minutes", "validate_every"}  # may change when a run is resumed
 
 
@@ -147,10 +162,22 @@ def parse(kind: type[Part], arguments: Sequence[str]) -> Part:
     """The settings of one command. Raises ValueError that names what is wrong; argparse exits 2 on an unknown flag."""
     words = list(arguments)
     table = _table(words)
+    flags: CliSettingsSource[Any] = CliSettingsSource(
+        kind, add_argument_method=_add_flag, formatter_class=HelpFormatter
+    )
+    flags.root_parser.epilog = "--settings FILE: TOML with the same names, with _ for -; flags win."
     try:
-        return CliApp.run(kind, cli_args=words, cli_cmd_method_name="_parsed", **table)
+        return CliApp.run(kind, words, flags, cli_cmd_method_name="_parsed", **table)
     except ValidationError as error:
         raise ValueError("\n".join(fault(each, kind.model_fields) for each in error.errors())) from None
+
+
+def _add_flag(parser: ArgumentParser, *names: str, **how: Any) -> None:
+    """A flag as pydantic-settings makes it, but for its help: not types of Python, nor defaults that say nothing."""
+    if (name := names[-1].lstrip("-").replace("-", "_")) in SHOWN:
+        how["metavar"] = SHOWN[name]
+    how["help"] = re.sub(r" \(default: (None|\(\)|)\)$", "", how["help"])
+    parser.add_argument(*names, **how)
 
 
 def _table(words: list[str]) -> dict[str, Any]:
