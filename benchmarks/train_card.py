@@ -6,10 +6,12 @@
 Weights are random and written to DIR once; pictures are drawn, 1280 x 720. Each row is the command's own training loop
 (pasting and wear, forward, backward, AdamW) on two batches that were decoded before: what the card does while the
 loader keeps up. Views: pasting and wear alone. One loader: what one of the command's --workers processes decodes.
+First steps: from the start to the fifth step, which is where --compile compiles; all other times are of later steps.
 
-The most valuable rows come first. One process takes them in turn; where a row fails or is not done in --limit seconds,
-the table says so and a new process goes on with the next. What does not fit into --minutes is left out. After each
-row train_card.md and train_card.json in DIR are written anew; train_card.log there has what was said on the way.
+The most valuable rows come first. One process takes them in turn; where a row fails or is not done in --limit seconds
+(four times as many if it compiles), the table says so and a new process goes on with the next. What does not fit into
+--minutes is left out. After each row train_card.md and train_card.json in DIR are written anew; train_card.log there
+has what was said on the way.
 """
 
 from __future__ import annotations
@@ -65,14 +67,18 @@ ROWS: tuple[Row, ...] = (
     ("dinov3-l", "head", 256, ()),
     ("dinov3-l", "lora", 64, ("--checkpointing",)),
     ("vit-b", "full", 128, ("--checkpointing",)),
-    ("dinov3-l", "lora", 64, ("--compile",)),  # these take long to begin
-    ("vit-b", "full", 128, ("--compile",)),
+    ("vit-b", "full", 128, ("--compile",)),  # these take long to begin
     ("dinov3-l", "full", 64, ("--compile",)),
+    ("dinov3-l", "lora", 64, ("--compile",)),
 )
 TINY_ROWS: tuple[Row, ...] = (("vit-b", "head", 4, ()), ("dinov3-l", "lora", 4, ("--checkpointing",)))
 SOURCES = ("avenue", "bridge", "crossing")
 WARM, TIMED = 4, 12  # steps: the first ones compile, and fill the allocator
-HEAD = "| backbone | learns | batch | flags | pictures/s | ms a step | of it views | one loader | peak GiB | learning |"
+COMPILING = 4  # times as long as other rows may one take that compiles
+HEAD = (
+    "| backbone | learns | batch | flags | pictures/s | ms a step | of it views | one loader | first steps | peak GiB "
+    "| learning |"
+)
 
 Found = Mapping[str, Any]
 Batch = Mapping[str, Tensor]
@@ -86,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where weights, pictures and figures go")
     parser.add_argument("--tiny", action="store_true", help="tiny networks on the CPU, to see that everything works")
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds that a row may take")
-    parser.add_argument("--minutes", type=float, default=4.0, help="that all rows together may take")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds that a row may take, times 4 with --compile")
+    parser.add_argument("--minutes", type=float, default=15.0, help="that all rows together may take")
     parser.add_argument("--first", type=int, help=argparse.SUPPRESS)  # the process that takes rows in turn, from here
     asked = parser.parse_args(arguments)
     if not (asked.tiny or torch.cuda.is_available()):
@@ -112,8 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, bufsize=0, start_new_session=True)
 
     found: list[dict[str, Any]] = []
+    limits = [limit_of(row, asked.limit) for row in rows]
     for (backbone, learns, batch, flags), figures in zip(
-        rows, answers(start, len(rows), asked.limit, began + 60 * asked.minutes), strict=True
+        rows, answers(start, limits, began + 60 * asked.minutes), strict=True
     ):
         found.append({"backbone": backbone, "learns": learns, "batch": batch, "flags": " ".join(flags), **figures})
         print(line(found[-1]), flush=True)
@@ -123,14 +130,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any("failed" in row for row in found) else 0
 
 
+def limit_of(row: Row, limit: float) -> float:
+    """Seconds that this row may take, where one that does not compile may take `limit`."""
+    return limit * COMPILING if "--compile" in row[3] else limit
+
+
 def answers(
-    start: Callable[[int], subprocess.Popen[bytes]], count: int, limit: float, until: float
+    start: Callable[[int], subprocess.Popen[bytes]], limits: Sequence[float], until: float
 ) -> Iterator[dict[str, Any]]:
     """The figures of each row, or {"failed": why}. start: a process, unbuffered, that writes a line of JSON for each
-    row from the given one on, and ends when one fails. until: as `time.monotonic` tells it."""
+    row from the given one on, and ends when one fails. limits: seconds, of each row. until: as `time.monotonic` tells
+    it."""
     process: subprocess.Popen[bytes] | None = None
     try:
-        for number in range(count):
+        for number, limit in enumerate(limits):
             left = min(limit, until - time.monotonic())
             if left < 1:
                 yield {"failed": "no time left"}
@@ -194,7 +207,8 @@ def line(row: Found) -> str:
     """One row of the table."""
     told = row.get("failed") or (
         f"{row['pictures_per_s']:.0f} | {row['ms_per_step']:.1f} | {row['views_ms']:.1f} | "
-        f"{row['loader_pictures_per_s']:.0f}/s | {row['peak_gib']:.2f} | {row['learning'] / 1e6:.2f} M"
+        f"{row['loader_pictures_per_s']:.0f}/s | {row['first_s']:.1f} s | {row['peak_gib']:.2f} | "
+        f"{row['learning'] / 1e6:.2f} M"
     )
     return f"| {row['backbone']} | {row['learns']} | {row['batch']} | {row['flags'] or '-'} | {told} |"
 
@@ -216,6 +230,7 @@ def measured(backbone: str, learns: str, batch: int, flags: Sequence[str], out: 
 
     if not tiny:
         torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
     with suppress(Enough):
         loop.fit(made, two, loss, settings, device, identity={}, show=views, head_factor=settings.head_factor)
     step = median(np.diff(at[WARM:]))
@@ -224,6 +239,7 @@ def measured(backbone: str, learns: str, batch: int, flags: Sequence[str], out: 
         "ms_per_step": round(step * 1e3, 2),
         "views_ms": round(median(timed(views, number, two, device.device) for number in range(6)) * 1e3, 2),
         "loader_pictures_per_s": round(rate, 1),
+        "first_s": round(at[WARM] - began, 1),
         "peak_gib": 0.0 if tiny else round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "learning": sum(p.numel() for p in loop.learning(made).values()),
     }
