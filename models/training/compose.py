@@ -20,7 +20,6 @@ SLOTS = 12  # things in one picture, at most
 PIECES = 3  # of the slots of a control: pieces of another clear frame of the same source
 UPPER = 0.45  # share of a frame's height that holds sky and house fronts, not road
 LEAST_SEEN = 14.0  # pixels of road work that must be left in a view for it to count as one
-CLOSE = 0.25  # share of the pictures with pasted things whose first one stands right before the camera
 FLAT = 0.012  # least height of a pasted thing, as a share of the frame's
 
 
@@ -74,7 +73,7 @@ def compose(
     shape: tuple[int, int],
     wire: bool,
     dice: Dice,
-    close: float = CLOSE,
+    close: float,
 ) -> Composed:
     """Views of one batch.
 

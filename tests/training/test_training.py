@@ -76,7 +76,8 @@ def composed(root: Path, kind: str, shape: tuple[int, int], seed: int = 0, count
     rows = torch.arange(count) % len(found)
     labels = torch.tensor([float(found[n].label or kind == "pasted") for n in rows])
     order = Order(rows, rows, torch.full((count,), KINDS.index(kind)), labels, torch.ones(count, len(bank.sources)))
-    return compose(album(found, "cpu"), bank, order, shape, wire=shape[0] == shape[1], dice=Dice(seed, "cpu"))
+    dice = Dice(seed, "cpu")
+    return compose(album(found, "cpu"), bank, order, shape, wire=shape[0] == shape[1], dice=dice, close=0.25)
 
 
 def test_lower_and_upper_parts_are_the_whole() -> None:

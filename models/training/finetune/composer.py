@@ -8,7 +8,9 @@ of native pictures, squeezed to a square as they are when served.
 from __future__ import annotations
 
 import hashlib
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from models.training.finetune.settings import Settings
 from models.training.views import WIRE
 from models.training.wear import worn
 
+SETTINGS = Path(__file__).parent.parent / "settings.toml"  # of the embedded network: things stand as near here
 BLOCK = 16  # JPEG's, with its colours at half the size
 
 
@@ -36,6 +39,7 @@ class Composer:
         self.sprites, self.side, self.seed, self.device, self.rank = sprites, side, seed, device, rank
         names = sorted({source for source in sprites.sources if source}) if sprites else []
         self.suppliers = len(names)
+        self._close = float(tomllib.loads(SETTINGS.read_text(encoding="utf-8"))["close"])
         number = {"": 0, **{name: n for n, name in enumerate(names, 1)}}
         self._supplier = torch.tensor([number[s] for s in (sprites.sources if sprites else ())], device=device)
 
@@ -52,7 +56,8 @@ class Composer:
         dice = Dice(_seed(self.seed, number, self.rank), self.device)
         wire = number % 2 == 0
         edges = WIRE if wire else -(-self.side // BLOCK) * BLOCK
-        composed = compose(Album((), square, batch["sizes"]), self.sprites, order, (edges, edges), wire, dice)
+        pictures = Album((), square, batch["sizes"])
+        composed = compose(pictures, self.sprites, order, (edges, edges), wire, dice, self._close)
         pixels = worn(composed.pixels, dice)
         if edges != self.side:
             pixels = functional.interpolate(pixels, (self.side, self.side), mode="bilinear", antialias=True)
