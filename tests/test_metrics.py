@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
@@ -67,6 +68,35 @@ def test_a_weight_counts_a_picture_as_often_as_told(name):
     assert metrics.METRICS[name](y, p, weight=weight) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_only_the_share_of_a_weight_counts(scale):
+    """Weights that sum to 1, or to a million, measure the same, and are as sure."""
+    rng = np.random.default_rng(11)
+    y, p, weight = rng.integers(0, 2, 200), rng.random(200), rng.random(200)
+    for name, metric in metrics.METRICS.items():
+        assert metric(y, p, weight=scale * weight) == pytest.approx(metric(y, p, weight=weight)), name
+    for one, other in zip(*(metrics.columns(y, p, weight=w) for w in (weight, scale * weight)), strict=True):
+        assert one == pytest.approx(other)
+
+
+@given(st.integers(0, 40), st.integers(1, 40), st.floats(0.01, 100))
+def test_the_interval_of_a_column_is_wilsons(hits, misses, each):
+    """As scipy has it, for pictures of equal weight whatever that is; all clear and all road work included."""
+    y = np.repeat([1, 0], [hits, misses])
+    for labels, k in ((y, hits), (1 - y, misses)):
+        (column,) = metrics.reliability(labels, np.full(len(y), 0.42), weight=np.full(len(y), each))
+        theirs = binomtest(k, len(y)).proportion_ci(method="wilson")
+        assert (column.low, column.high) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
+        assert (column.left, column.right, column.count) == (0.4, 0.5, len(y))
+
+
+def test_a_column_of_unequal_weights_is_as_sure_as_its_effective_number_of_pictures():
+    """Kish: weights 3, 1, 1, 1 twice are worth 12^2 / 24 = 6 pictures."""
+    (column,) = metrics.reliability([1] * 4 + [0] * 4, [0.55] * 8, weight=2 * [3.0, 1.0, 1.0, 1.0])
+    (six,) = metrics.reliability([1, 0] * 3, [0.55] * 6)
+    assert (column.low, column.high) == pytest.approx((six.low, six.high))
+
+
 def test_what_is_calibrated_at_even_odds_is_so_in_a_summary_weighted_to_them():
     """One picture in five is road work here, one in two where the answers are used."""
     rng = np.random.default_rng(3)
@@ -109,12 +139,13 @@ def test_mcc_changes_sign_when_the_labels_swap(case):
 
 
 def test_bootstrap_interval_of_an_accuracy_is_the_binomial_one():
-    y = np.ones(400, dtype=int)
-    p = np.where(np.arange(400) < 320, 0.9, 0.1)  # accuracy 0.8
-    interval = metrics.bootstrap(y, p, metrics.accuracy)
-    half = 1.96 * np.sqrt(0.8 * 0.2 / 400)
-    assert interval.low == pytest.approx(0.8 - half, abs=0.01)
-    assert interval.high == pytest.approx(0.8 + half, abs=0.01)
+    """Close enough to tell 95 % from 90 %, and one end from the other."""
+    y = np.ones(2500, dtype=int)
+    p = np.where(np.arange(2500) < 2000, 0.9, 0.1)  # accuracy 0.8
+    interval = metrics.bootstrap(y, p, metrics.accuracy, n=2000)
+    half = 1.96 * np.sqrt(0.8 * 0.2 / 2500)
+    assert interval.low == pytest.approx(0.8 - half, abs=0.001)
+    assert interval.high == pytest.approx(0.8 + half, abs=0.001)
 
 
 def test_drawing_whole_groups_widens_the_interval_when_groups_are_near_copies():
