@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
-from cascade.calibration import Identity, Isotonic, Temperature, sigmoid, sigmoids
+from cascade.calibration import Identity, Isotonic, Temperature, logit, sigmoid, sigmoids
 from cascade.estimation import METHODS, choose_calibration, fit_calibration, fit_interval, logistic
 from cascade.resampling import group_folds, splits
 from models.metrics import ece
@@ -33,6 +34,18 @@ def test_logistic_pulls_towards_its_centre() -> None:
     x, y = np.array([[1.0], [-1.0]]), np.array([1, 0])
     assert logistic(x, y, np.array([0.7, -0.3]), 1e9) == pytest.approx([0.7, -0.3], abs=1e-6)
     assert np.isfinite(logistic(1e3 * x, y, np.array([1.0, 0.0]))).all()  # separable: still finite
+
+
+@pytest.mark.parametrize("ridge", [0.5, 20.0])
+def test_logistic_rests_where_data_and_pull_balance(ridge: float) -> None:
+    """The gradient of log loss + ridge / 2 * (coefficients - centre)^2 is 0, whatever the pull."""
+    rng = np.random.default_rng(3)
+    x, centre = rng.normal(size=(200, 2)), np.array([1.5, 0.5, -0.4])
+    y = (rng.random(200) < sigmoids(x @ [2.0, 1.0] + 0.5)).astype(np.int64)
+    theta = logistic(x, y, centre, ridge)
+    design = np.column_stack([x, np.ones(200)])
+    assert (theta[:-1] > 0).all()
+    assert design.T @ (sigmoids(design @ theta) - y) == pytest.approx(ridge * (centre - theta), abs=1e-3)
 
 
 def test_weights_are_never_negative() -> None:
@@ -78,6 +91,14 @@ def test_isotonic_rises_whatever_the_data(z: list[float], y: list[int]) -> None:
     assert p[-1] < 1.0
 
 
+def test_isotonic_of_a_known_case() -> None:
+    """A block's knot is its mean score and its share of road work; a block of one label gets Laplace's rule."""
+    apart = fit_calibration("isotonic", np.array([-4.0, -2.0, 0.0, 1.0, 2.0, 6.0]), np.array([0, 0, 0, 1, 1, 1]))
+    assert apart == Isotonic(x=(-2.0, 3.0), y=(logit(1 / 5), logit(4 / 5)))
+    mixed = fit_calibration("isotonic", np.array([0.0] * 4 + [1.0] * 5), np.array([1, 0, 0, 0, 1, 1, 1, 1, 0]))
+    assert mixed.apply(np.array([0.0, 1.0])) == pytest.approx([logit(1 / 4), logit(4 / 5)])
+
+
 def test_venn_abers_equals_brute_force() -> None:
     z, y = scores(60, 4)
     fitted = fit_interval(z, y)
@@ -121,6 +142,7 @@ def test_the_method_is_chosen_by_out_of_fold_log_loss() -> None:
     chosen, losses = choose_calibration(z, y, folds)
     assert isinstance(chosen, Identity)
     assert set(losses) == set(METHODS)
+    assert losses["identity"] == pytest.approx(log_loss(y, sigmoids(z)))
     chosen, losses = choose_calibration(2.0 * z, y, folds)
     assert isinstance(chosen, Temperature)
     assert chosen.temperature == pytest.approx(2.0, rel=0.1)

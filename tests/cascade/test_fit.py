@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from cascade_helpers import profile_of, record, study_records, tier
 
+from cascade import worth
 from cascade.data import Data, FitError
 from cascade.fit import learn
 from cascade.measures import class_weight
-from cascade.profile import Member, fit_path, load
+from cascade.profile import Member, Profile, fit_path, load
 from cascade.replay import what_if
 from cascade.routes import Course, bands, choose_band, course
 from cascade.worth import Fitted, check, fit_profile
@@ -185,6 +186,37 @@ def test_figure_32_each_tier_against_the_cascade_without_it() -> None:
     assert [(c.tier, c.earns) for c in useful] == [("cheap", True), ("dear", True)]
     assert useful[0].added_ms < -100.0
     assert [(c.tier, c.earns) for c in useless] == [("dear", True), ("useless", False)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "ms", "earns"),
+    [
+        ({"with": 0.1, "without": 0.3}, {"with": 900.0, "without": 100.0}, True),  # a certain gain, at any price
+        ({"with": 0.2, "without": 0.2}, {"with": 100.0, "without": 100.0}, False),
+        ({"with": 0.2, "without": 0.2}, {"with": 95.0, "without": 100.0}, False),  # less than a tenth: an accident
+        ({"with": 0.2, "without": 0.2}, {"with": 85.0, "without": 100.0}, True),
+        ({"with": 0.3, "without": 0.1}, {"with": 10.0, "without": 100.0}, False),  # loses more than was allowed
+        ({"with": 0.205, "without": 0.2}, {"with": 10.0, "without": 100.0}, True),  # may lose no more than that
+    ],
+)
+def test_a_tier_earns_its_cost_by_a_certain_gain_or_by_a_tenth_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, float], ms: dict[str, float], earns: bool
+) -> None:
+    """wrong: share of wrong decisions with the tier "dear" and without."""
+    records = study_records(400, seed=13)
+    y, luck = np.array([r.label for r in records]), np.random.default_rng(14).random(400)
+
+    def served(way: Profile, *_: object) -> tuple[np.ndarray, np.ndarray, None]:
+        kind = "with" if PROFILE.tiers[1] in way.tiers else "without"
+        p = np.where(luck < wrong[kind], 1 - y, y) * 0.8 + 0.1
+        return p, np.full(400, ms[kind]), None
+
+    monkeypatch.setattr(worth, "course_out_of_fold", lambda _, way: way)
+    monkeypatch.setattr(worth, "_served", served)
+    dear = check(records, PROFILE, n=200)[1]
+    assert (dear.tier, dear.earns) == ("dear", earns)
+    assert dear.added_ms == pytest.approx(ms["with"] - ms["without"])
+    assert dear.gain == pytest.approx(dear.mcc_with - dear.mcc_without)
 
 
 def test_one_tier_has_nothing_to_be_compared_with() -> None:
