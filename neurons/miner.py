@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 2.0  # between two looks at which version is in force
 DRIFT_SECONDS = 900.0
+ADDRESS_SECONDS = 300.0  # between two questions what our address is
 TIDY_SECONDS = 30.0
 DRAIN_SECONDS = 9.0  # a validator waits no longer
 STOP_SECONDS = 13.0  # from the signal to the end, whatever hangs: what `deploy/` holds kills after 15
@@ -110,7 +111,8 @@ class Miner:
             self.metrics.ready.set_function(lambda: float(self.readiness().ready))
             await self._start_health(stack)
             starting = [asyncio.create_task(work) for work in (self._load(), self._start_watch())]
-            for task in (*starting, asyncio.create_task(self._follow()), asyncio.create_task(self._tidy())):
+            going_on = [asyncio.create_task(work) for work in (self._follow(), self._tidy(), self._stay_reachable())]
+            for task in (*starting, *going_on):
                 stack.callback(task.cancel)
             await self._until_stopped(*starting)
             drained = await self.server.drain(DRAIN_SECONDS)
@@ -247,6 +249,21 @@ class Miner:
                 raise
             log.warning("%s; the chain goes on showing %s port %d", error, me.ip, me.port)
             return None
+
+    async def _stay_reachable(self) -> None:
+        """Announce the address that a line at home was given meanwhile, unless the operator named one. It is believed
+        when it was told twice in a row: one service of several may see us elsewhere, or by IPv6."""
+        last = ""
+        while not (self.settings.external_ip or self._host):
+            await asyncio.sleep(ADDRESS_SECONDS)
+            try:
+                told = await asyncio.to_thread(own_address)
+            except ChainError as error:
+                log.debug("the address is not looked at: %s", error)
+                continue
+            if told == last:
+                self.watch.announce(told, self.settings.external_port or self.server.port)
+            last = told
 
     async def _start_health(self, stack: AsyncExitStack) -> None:
         settings = self.settings

@@ -237,3 +237,40 @@ async def test_without_a_public_address_service_the_announced_address_stays(
     miner.watch.step()  # the chain shows it
     assert await miner._reached_at() is None
     assert "goes on showing 203.0.113.7 port 8091" in caplog.text
+
+
+async def test_an_address_that_changes_is_announced_once_it_was_told_twice(
+    hindered: dict[str, Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, other, new = "203.0.113.7", "2001:db8::7", "203.0.113.9"
+    told = iter([old, other, old, None, new, new, new])
+    announced: list[tuple[str, int]] = []
+    done = asyncio.Event()
+
+    def own_address() -> str:
+        address = next(told, "")
+        if address == "":
+            loop.call_soon_threadsafe(done.set)
+        if not address:
+            raise neurons.miner.ChainError("no public service told our address")
+        return address
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(neurons.miner, "own_address", own_address)
+    monkeypatch.setattr(neurons.miner, "ADDRESS_SECONDS", 0.0)
+    monkeypatch.setattr(neurons.miner.Miner, "_host", None)
+    miner = neurons.miner.Miner(Settings(network="mock", external_port=40001, state_dir=tmp_path, journal=False))
+    monkeypatch.setattr(miner.watch, "announce", lambda *address: announced.append(address))
+    looking = asyncio.create_task(miner._stay_reachable())
+    await asyncio.wait_for(done.wait(), 60.0)
+    looking.cancel()
+    assert announced == [(new, 40001), (new, 40001)]
+
+
+async def test_an_address_that_the_operator_named_is_never_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neurons.miner, "ADDRESS_SECONDS", 0.0)
+    monkeypatch.setattr(neurons.miner, "own_address", lambda: pytest.fail("asked"))
+    given = Settings(network="mock", external_ip="203.0.113.9", state_dir=tmp_path, journal=False)
+    await asyncio.wait_for(neurons.miner.Miner(given)._stay_reachable(), 60.0)
