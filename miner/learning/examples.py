@@ -20,6 +20,7 @@ from miner.journal_views import Example
 WEEK = 7 * 86400.0
 MOST_WEEKS = 4
 ENOUGH = 60  # pictures of each label from which one week is enough
+LEAST = 20  # pictures of each label a set needs to judge at all
 
 
 class ImproveError(ValueError):
@@ -56,24 +57,33 @@ def base_examples(path: Path) -> list[Example]:
 def assemble(
     journal: Iterable[Example], base: Iterable[Example], gate_file: Path, since: float = 0.0, share: float = 0.3
 ) -> Data:
-    """Split what is labelled; the first call draws the gate set (a `share` of the groups) and writes it to `gate_file`.
+    """Split what is labelled; the gate set (a `share` of the groups) is drawn from what was labelled before the newest
+    week, and written to `gate_file` as soon as it has enough of both labels to judge.
 
-    since: Unix time after which no label was learned by the version in force (`Versions.made`). The gate set is drawn
-    from what was labelled before the newest week. Raises ImproveError without any label.
+    since: Unix time after which no label was learned by the version in force (`Versions.made`). Raises ImproveError
+    without any label.
     """
     known = {example.record.sha256: example for example in [*base, *journal]}  # the journal's answer is the newer one
     if not known:
         raise ImproveError("no labelled picture: label some on the review page, or give --base a labelled trace")
     honest = [example for example in known.values() if example.representative]
-    if not gate_file.is_file():
+    gate = base_examples(gate_file) if gate_file.is_file() else []
+    if not can_judge(gate):
         newest = {e.record.sha256 for e in _newest(honest)}
-        drawn = [e for e in honest if e.record.sha256 not in newest and _in_gate(e.record, share)]
-        _write_lines(gate_file, (write(example.record) for example in drawn))
-    gate = base_examples(gate_file)
+        gate = [e for e in honest if e.record.sha256 not in newest and _in_gate(e.record, share)]
+        if can_judge(gate):
+            _write_lines(gate_file, (write(example.record) for example in gate))
+            gate = base_examples(gate_file)
     frozen = {example.record.sha256 for example in gate} | {example.record.group for example in gate} - {""}
     train = tuple(e for e in known.values() if not {e.record.sha256, e.record.group} & frozen)
     new = tuple(e for e in train if e.representative and e.at > since)  # the base has no date: it is never new
     return Data(train, tuple(_with_embedding(e, known) for e in gate), new, _newest(new))
+
+
+def can_judge(examples: Sequence[Example]) -> bool:
+    """Whether there are enough of both labels."""
+    roadwork = sum(example.label for example in examples)
+    return min(roadwork, len(examples) - roadwork) >= LEAST
 
 
 def _newest(honest: Sequence[Example]) -> tuple[Example, ...]:

@@ -11,8 +11,8 @@ import numpy as np
 from cascade.data import FitError
 from cascade.profile import Profile
 from miner.learning.candidate import Candidate
-from miner.learning.examples import Data, ImproveError
-from miner.learning.judging import LEAST, Comparison, Judgement, compare, judge, told
+from miner.learning.examples import LEAST, Data, ImproveError
+from miner.learning.judging import Comparison, Judgement, compare, judge, told
 from miner.learning.steps import STEPS, Step, out_of_fold
 from miner.learning.versions import Versions
 

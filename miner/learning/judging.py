@@ -24,10 +24,8 @@ from numpy.typing import NDArray
 from cascade.resampling import resamples
 from miner.journal_views import Example
 from miner.learning.candidate import Candidate
-from miner.learning.examples import Data
+from miner.learning.examples import LEAST, Data, can_judge
 from models.metrics import mcc
-
-LEAST = 20  # pictures of each label a set needs to judge at all
 
 Array = NDArray[np.float64]
 
@@ -74,7 +72,7 @@ class Judgement:
 def judge(data: Data, live: Candidate, candidate: Candidate, unseen: Callable[[Sequence[Example]], Array]) -> Judgement:
     """Hold `candidate` against the version in force. unseen: what it answers to new pictures without knowing them."""
     gate, new = (comparable(examples, live, candidate) for examples in (data.gate, data.new))
-    if few := [*_too_few("gate", gate), *_too_few("new", new)]:
+    if few := [*_too_few("gate set (drawn from labels older than a week)", gate), *_too_few("new labels", new)]:
         return Judgement(None, None, None, tuple(few))
     before = live.probabilities(gate), live.probabilities(new)
     after = candidate.probabilities(gate), unseen(new)
@@ -102,9 +100,11 @@ def comparable(examples: Sequence[Example], *versions: Candidate) -> tuple[Examp
 
 
 def _too_few(name: str, examples: Sequence[Example]) -> list[str]:
+    if can_judge(examples):
+        return []
     roadwork = sum(example.label for example in examples)
-    enough = min(roadwork, len(examples) - roadwork) >= LEAST
-    return [] if enough else [f"{name}: expected {LEAST} pictures of each label, got {roadwork} of {len(examples)}"]
+    got = f"{roadwork} of road work and {len(examples) - roadwork} without"
+    return [f"{name}: expected {LEAST} pictures of each label, got {got}"]
 
 
 def _compared(examples: Sequence[Example], before: Array, after: Array) -> Comparison:

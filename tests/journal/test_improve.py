@@ -127,14 +127,28 @@ def test_for_the_own_profile_the_whole_journal_is_new_and_the_newest_week_is_no_
 
 
 def test_the_gate_set_is_frozen_and_nothing_of_it_is_ever_learned_from(tmp_path: Path) -> None:
-    old = examples(300, 0, NOW - 60 * DAY)
+    old = [*examples(300, 0, NOW - 60 * DAY), *examples(150, 2, NOW - 40 * DAY)]
     first = assemble(old, [], tmp_path / "gate.jsonl")
     frozen = (tmp_path / "gate.jsonl").read_bytes()
     later = assemble([*old, *examples(300, 1, NOW)], [], tmp_path / "gate.jsonl")
     assert (tmp_path / "gate.jsonl").read_bytes() == frozen
     gate = digests(first.gate)
-    assert digests(later.gate) == gate
+    assert digests(later.gate) == gate != set()
     assert not gate & digests((*later.train, *later.new, *later.week))
+
+
+def test_a_gate_set_that_could_judge_nobody_yet_is_not_frozen(tmp_path: Path) -> None:
+    """Who tried `improve` in the first week had an empty gate set for ever, and every round refused."""
+    first, gate_file = examples(300, 0, NOW - DAY), tmp_path / "gate.jsonl"
+    assert assemble(first, [], gate_file).gate == ()
+    later = assemble([*first, *examples(150, 1, NOW + 14 * DAY)], [], gate_file)
+    assert digests(later.gate) < digests(first)
+    assert digests(assemble([*first, *examples(150, 2, NOW + 28 * DAY)], [], gate_file).gate) == digests(later.gate)
+
+
+def test_a_gate_set_of_an_older_release_that_was_frozen_empty_is_drawn_anew(tmp_path: Path) -> None:
+    (tmp_path / "gate.jsonl").write_text("")
+    assert len(assemble([*examples(300, 0), *examples(150, 1, NOW)], [], tmp_path / "gate.jsonl").gate) > 40
 
 
 def test_pictures_labelled_for_being_hard_judge_nobody_and_calibrate_nobody(tmp_path: Path) -> None:
@@ -259,7 +273,7 @@ def test_too_few_pictures_judge_nobody() -> None:
     few = replace(some, new=some.new[:30])
     judgement = judge(few, Candidate(OWN), Candidate(OWN), Candidate(OWN).probabilities)
     assert judgement.new is None
-    assert "new: expected 20" in judgement.reasons[0]
+    assert "new labels: expected 20 pictures of each label, got" in judgement.reasons[0]
 
 
 def test_new_labels_that_are_wrong_praise_who_learned_them_and_the_gate_set_refuses(versions: Versions) -> None:
