@@ -2,8 +2,8 @@
 
     python -m models.training.embedded --data ../shared/data/streets --sprites sprites --device cuda
 
-Trains every recipe of the settings, and ships the mean of their weights. Needs the extra `train`; ten minutes on one
-card. On a CPU only `--quick` is of use: it shows that everything works.
+Trains every recipe of the settings, and ships the mean of their weights. Needs the extra `train`; a quarter of an hour
+on one card. On a CPU only `--quick` is of use: it shows that everything works.
 """
 
 from __future__ import annotations
