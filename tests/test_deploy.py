@@ -156,6 +156,13 @@ def test_compose_gives_the_miner_the_hotkey_only_and_time_to_drain() -> None:
     assert miner["read_only"] is True
 
 
+def test_compose_overrides_nothing_that_a_user_writes_into_the_env_file() -> None:
+    miner = read("compose.yaml")["services"]["miner"]
+    assert miner["env_file"] == [{"path": "../.env", "required": False}]
+    asked_of_the_shell = {name: value for name, value in miner["environment"].items() if "$" in value}
+    assert asked_of_the_shell == {}, "unset in the shell it would be empty, whatever .env says"
+
+
 def test_compose_builds_stages_that_exist_and_mounts_files_that_exist() -> None:
     base, gpu = read("compose.yaml")["services"], read("compose.gpu.yaml")["services"]
     assert {base["miner"]["build"]["target"], gpu["miner"]["build"]["target"]} <= set(stages())
@@ -204,7 +211,10 @@ def test_node_reads_the_pm2_file() -> None:
         assert (Path(app["cwd"]) / app["script"]).is_file()
         assert app["args"] == "serve"
         assert app["kill_timeout"] > STOP_SECONDS * 1000
-        assert set(app["env"]) <= set(variables(Settings))
+        assert set(app["env"]) == {"WALLET_NAME", "WALLET_HOTKEY", "MINER_AXON_PORT", "MINER_HEALTH_PORT"}, (
+            "the environment wins over .env: what is named here can no longer be set there"
+        )
+        assert app["treekill"] is False, "workers must outlive the drain: the miner itself ends them"
 
 
 POD_MONITOR = {
@@ -239,11 +249,18 @@ POD_MONITOR = {
 }
 
 
-def rendered(tmp_path: Path, folder: str, gpu: bool = False) -> list[dict[str, Any]]:
-    """What `kubectl apply -k` would send, for a folder of a copy that has a hotkey beside the example."""
+def rendered(
+    tmp_path: Path, folder: str, gpu: bool = False, name: str = "one", port: int = 30891
+) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would send, for a folder of a copy that has a hotkey beside the example.
+
+    name, port: written into the example as its head says.
+    """
     copy = tmp_path / "kubernetes"
     shutil.copytree(DEPLOY / "kubernetes", copy)
     (copy / "example" / "hotkey").write_text('{"ss58Address": "5F..."}')
+    example = copy / "example" / "kustomization.yaml"
+    example.write_text(re.sub(r"\bone\b(?! card)", name, example.read_text()).replace("30891", str(port)))
     if gpu:
         file = copy / "example" / "kustomization.yaml"
         switched = re.sub(r"^# (components: \[../gpu\]).*$", r"\1", file.read_text(), flags=re.M)
@@ -287,6 +304,21 @@ def test_kubernetes_takes_what_kustomize_makes(tmp_path: Path, gpu: bool) -> Non
     ):
         assert selector["streetvision/hotkey"] == "one"  # two hotkeys must not take each other's traffic
         assert selector.items() <= labels.items()
+
+
+@pytest.mark.slow
+def test_each_hotkey_announces_the_port_that_its_service_opens(tmp_path: Path) -> None:
+    ports = []
+    for number, name in ((30891, "one"), (30892, "two")):
+        folder = tmp_path / name
+        folder.mkdir()
+        objects = rendered(folder, "example", name=name, port=number)
+        by_kind = {each["kind"]: each for each in objects}
+        assert by_kind["Service"]["metadata"]["name"].endswith(name)
+        [port] = by_kind["Service"]["spec"]["ports"]
+        assert by_kind["ConfigMap"]["data"]["MINER_EXTERNAL_PORT"] == str(port["nodePort"])
+        ports.append(port["nodePort"])
+    assert ports == [30891, 30892]
 
 
 @pytest.mark.slow
