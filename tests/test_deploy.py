@@ -202,6 +202,16 @@ def test_the_unit_waits_for_the_drain_and_stops_on_wrong_settings() -> None:
     assert "ProtectClock" not in unit, "before systemd 253 it keeps the cards' devices away (systemd issue 18142)"
 
 
+def test_the_units_home_is_one_of_the_places_it_may_write() -> None:
+    unit = (DEPLOY / "systemd" / "streetvision-miner@.service").read_text()
+    homes = dict(line.split("=", 1) for line in re.findall(r"^Environment=(.*)$", unit, re.M))
+    [writable] = re.findall(r"^StateDirectory=(.*)$", unit, re.M)
+    places = [f"/var/lib/{place}" for place in writable.split()]
+    assert homes["HOME"] in places, "compilers of kernels keep their caches below it"
+    assert homes["HF_HOME"] in places
+    assert homes["MINER_STATE_DIR"] in places
+
+
 @pytest.mark.slow
 def test_node_reads_the_pm2_file() -> None:
     file = DEPLOY / "pm2" / "ecosystem.config.js"
