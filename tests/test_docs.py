@@ -100,6 +100,32 @@ def test_flags_exist(page: Path) -> None:
             assert re.search(rf"{flag}\b", help_of(words[0], *verbs)), f"{page.name}: {' '.join(words)}"
 
 
+@pytest.mark.parametrize("page", BY_HAND, ids=lambda page: page.name)
+def test_a_command_that_opens_a_wallet_names_it(page: Path) -> None:
+    lines = [line for block in blocks(page) for line in block.splitlines()]
+    for line in lines:
+        if re.search(r"run_miner\.sh (serve|register|publish)\b", line) and "--network mock" not in line:
+            assert "--wallet-name mine --wallet-hotkey h100" in line, f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize(("page", "netuid", "network"), [("testnet.md", 323, "test"), ("mainnet.md", 72, "finney")])
+def test_the_page_has_the_command_that_register_shows(page: str, netuid: int, network: str) -> None:
+    assert register_command(netuid, network, "mine", "h100") in "".join(blocks(DOCS / page))
+
+
+SCRIPT = r"python (?:-m ((?:benchmarks|models|miner)(?:\.\w+)+)|((?:benchmarks|models|miner)/[\w/]+\.py))([^`\n]*)"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *BY_HAND], ids=lambda page: page.name)
+def test_scripts_that_are_named_exist_and_know_the_flags(page: Path) -> None:
+    for module, path, words in re.findall(SCRIPT, page.read_text()):
+        file = ROOT / (path or module.replace(".", "/") + ".py")
+        assert file.is_file(), f"{page.name}: {module or path}"
+        for flag in re.findall(r"--[a-z][\w-]*", words):
+            name = flag.removeprefix("--").replace("-", "_")
+            assert re.search(rf'"{flag}"|\b{name}: ', file.read_text()), f"{page.name}: {file.name} {flag}"
+
+
 def test_metrics_and_alerts_that_are_named_exist() -> None:
     known = {each.name for each in Metrics().described}
     rules = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text()
