@@ -120,14 +120,18 @@ def fetch(entry: Entry, *, allow_pickled: bool = False, report: Report = lambda 
     return snapshot.directory
 
 
+def missing(snapshots: Sequence[Snapshot]) -> int:
+    """Bytes that are not in the cache yet."""
+    return sum(file.size for each in snapshots for file in each.files if not each.blob(file).exists())
+
+
 def require_room(snapshots: Sequence[Snapshot]) -> None:
     """Raises BadWeights when the disk of the cache cannot hold what is still missing."""
-    cache = cache_directory()
-    missing = sum(file.size for each in snapshots for file in each.files if not each.blob(file).exists())
+    cache, wanted = cache_directory(), missing(snapshots)
     free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
-    if missing + SPARE > free:
+    if wanted + SPARE > free:
         raise BadWeights(
-            f"{missing / 1e9:.1f} GB are missing and {free / 1e9:.1f} GB are free in {cache}; "
+            f"{wanted / 1e9:.1f} GB are missing and {free / 1e9:.1f} GB are free in {cache}; "
             "free some, or set HF_HOME to a larger disk"
         )
 

@@ -37,7 +37,10 @@ def main(arguments: Sequence[str]) -> int:
             console.print("nothing to fetch: these models ship with the project")
             return 0
         if not weights.offline():
-            weights.require_room([weights.inspect(entry, allow_pickled=asked.allow_pickled) for entry in entries])
+            snapshots = [weights.inspect(entry, allow_pickled=asked.allow_pickled) for entry in entries]
+            whole, left = sum(each.size for each in snapshots), weights.missing(snapshots)
+            console.print(f"{whole / 1e9:.1f} GB of weights, {left / 1e9:.1f} GB of them to download", highlight=False)
+            weights.require_room(snapshots)
         with progress(console) as bars:
             for entry in entries:
                 _fetch(entry, asked.allow_pickled, bars)

@@ -236,6 +236,17 @@ def test_data_files_alone_are_no_model(hub: Hub) -> None:
         weights.fetch(entry(library="onnxruntime", file="m.onnx"))
 
 
+def test_the_command_says_how_much_it_will_download_before_it_begins(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(catalog, "entries", lambda: {"some-model": entry()})
+    snapshot = weights.inspect(entry())
+    assert weights.missing([snapshot]) == snapshot.size > len(WEIGHTS)
+    assert command.main(["some-model"]) == 0
+    assert weights.missing([snapshot]) == 0
+    assert capsys.readouterr().err.startswith("0.0 GB of weights, 0.0 GB of them to download")
+
+
 def test_the_command_fetches_a_model_and_shows_its_refusal(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "entries", lambda: {"some-model": entry()})
     assert command.main(["some-model"]) == 0
