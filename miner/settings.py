@@ -143,14 +143,14 @@ class Settings(Asked):
 
     # The operator's side.
     health_host: str = Field("127.0.0.1", description="Address of the health port.")
-    health_port: Port = Field(9100, description="Port of /livez, /readyz and /metrics.")
+    health_port: Port = Field(9100, description="Port of the dashboard, /livez, /readyz and /metrics.")
     dashboard_token: SecretStr | None = Field(
         None, description="Who knows it sees the dashboard; needed when the health port leaves loopback."
     )
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
     log_format: Literal["human", "json"] = Field("human", description="Log lines for people or for programs.")
     state_dir: Path = Field(
-        Path("~/.streetvision"), description="Where the replay store and the chain's last snapshot live."
+        Path("~/.streetvision"), description="Where replay store, chain view, journal and learned versions live."
     )
     journal: bool = Field(
         True, description="Keep a journal of every request; a picture that comes again is answered from it."
