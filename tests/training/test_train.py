@@ -768,6 +768,31 @@ def test_two_processes_run_the_whole_command(streets: Path, tmp_path: Path) -> N
     assert json.loads((tmp_path / "results.json").read_text())["measured"]["native"]["all"]["n"] == 8
 
 
+def test_the_board_has_every_step_once_whenever_a_run_is_started_again(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    asked = settings(tmp_path, tmp_path, "--steps", "3")
+    batches = [{"input": np.ones((2, 4), np.float32), "targets": np.ones((2, 1), np.float32)}] * asked.steps
+
+    def stopped_before_anything_was_kept(number: int, batch: dict) -> dict:
+        if number == 2:
+            raise KeyboardInterrupt
+        return batch
+
+    def loss(outputs: torch.Tensor, batch: dict) -> torch.Tensor:
+        return (outputs - batch["targets"]).square().mean()
+
+    def fit(**more: object) -> None:
+        loop.fit(torch.nn.Linear(4, 1), batches, loss, asked, Accelerator(cpu=True), identity={}, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(show=stopped_before_anything_was_kept)
+    fit()
+    fit()  # it had ended
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [1, 2, 3]
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / loop.NAME).write_bytes(b"hello")
     with pytest.raises(ValueError, match=r"checkpoint\.pt is no whole checkpoint .*; remove it to start anew"):

@@ -296,5 +296,5 @@ def _board(run: Accelerator, out: Path, step: int) -> Iterator[Callable[[str, fl
     if not run.is_main_process:
         yield lambda name, value, step: None
         return
-    with SummaryWriter(str(out / "tensorboard"), purge_step=step or None) as writer:
+    with SummaryWriter(str(out / "tensorboard"), purge_step=step + 1) as writer:
         yield lambda name, value, step: writer.add_scalar(name, value, step)
