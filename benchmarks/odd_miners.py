@@ -1,6 +1,6 @@
 """Whole miners that differ from the real one in a single way, each for one measurement.
 
-python -m benchmarks.odd_miners leaking|neighbourly|slow-loading|slow-answering|in-a-worker|hanging-at-the-end [flags]
+python -m benchmarks.odd_miners ODDITY [the miner's own flags]        (ODDITY: a name in `ODDITIES` below)
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from bittensor_wallet import Keypair
@@ -16,9 +17,10 @@ from bittensor_wallet import Keypair
 import neurons.miner
 from cascade.engine import Engine
 from miner.assembly import Parts
-from miner.chain import MemoryChain, mock_chain
+from miner.chain import MemoryChain, SubtensorChain, mock_chain
 from miner.cli import leave
 from miner.journal import Journal
+from miner.watch import Pace, Watch
 from models.base import Frame, ModelSpec
 from models.fake import Fake, slow
 from models.worker import Remote, Worker
@@ -103,6 +105,17 @@ def hanging_at_the_end() -> None:
     MemoryChain.close = hang  # type: ignore[method-assign]
 
 
+def impatient() -> None:
+    """Asks its chain several times a second, and waits a second for each answer."""
+
+    def chain(network: str, netuid: int, hotkey: str, endpoint: str | None = None) -> SubtensorChain:
+        assert endpoint is not None
+        return SubtensorChain(netuid, endpoint, patience=1.0)
+
+    neurons.miner.open_chain = chain
+    neurons.miner.Watch = partial(Watch, pace=Pace(every=0.2, first=0.1, longest=0.5))  # type: ignore[assignment,misc]
+
+
 def _with_signs(make: Callable[[], Any]) -> None:
     def engine(parts: Parts) -> Engine:
         return Engine(parts.chosen.profile, {**parts.models(), "sign-reading": make()})
@@ -117,6 +130,7 @@ ODDITIES = {
     "slow-answering": slow_answering,
     "in-a-worker": in_a_worker,
     "hanging-at-the-end": hanging_at_the_end,
+    "impatient": impatient,
 }
 
 

@@ -58,12 +58,18 @@ class Running:
 
 @contextmanager
 def miner(
-    directory: Path, *flags: str, command: Sequence[str] = ("-m", "neurons.miner"), log_level: str = "WARNING"
+    directory: Path,
+    *flags: str,
+    command: Sequence[str] = ("-m", "neurons.miner"),
+    log_level: str = "WARNING",
+    ports: Sequence[int] = (),
 ) -> Iterator[Running]:
-    """A started miner, not yet ready; killed on the way out if it still runs."""
+    """A started miner, not yet ready; killed on the way out if it still runs. ports: the axon's and the health port,
+    which the caller holds; otherwise two that are free."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "miner.log"
-    with reserved_ports(2) as (axon, health), log.open("wb") as sink:
+    with reserved_ports(0 if ports else 2) as free, log.open("wb") as sink:
+        axon, health = ports or free
         words = ["--network", "mock", "--axon-port", axon, "--health-port", health, "--state-dir", directory]
         given = [sys.executable, "-P", *command, *map(str, words), "--log-level", log_level, *flags]
         process = subprocess.Popen(given, stderr=sink, env=os.environ | {"PYTHONPATH": str(ROOT)})
