@@ -36,8 +36,11 @@ async def ask(port: int, request: Request) -> Response:
         writer.close()
 
 
-async def killed(running: Running, hotkey: str, answers: int) -> list[Request]:
-    """Ask without a pause and kill the miner after so many answers, while it works; the requests that were answered."""
+async def killed(running: Running, hotkey: str, answers: int, recorded: bool) -> list[Request]:
+    """Ask without a pause and kill the miner after so many answers, while it works; the requests that were answered.
+
+    recorded: not before the journal has some of them on disk.
+    """
     answered: list[Request] = []
 
     async def caller(validator: int) -> None:
@@ -50,7 +53,7 @@ async def killed(running: Running, hotkey: str, answers: int) -> list[Request]:
                 return
             assert response.status == 200
             answered.append(request)
-            if len(answered) == answers:
+            if len(answered) >= answers and (not recorded or await on_record(running) > 0):
                 running.process.kill()
 
     async with asyncio.timeout(300.0), asyncio.TaskGroup() as group:
@@ -58,6 +61,14 @@ async def killed(running: Running, hotkey: str, answers: int) -> list[Request]:
             group.create_task(caller(validator))
     running.process.wait()
     return answered
+
+
+async def on_record(running: Running) -> float:
+    """Requests that the journal has written, by the miner's own metric; 0 while nobody says."""
+    try:
+        return await asyncio.to_thread(running.metric, 'streetvision_journal_requests{fate="written"}')
+    except OSError:  # killed meanwhile
+        return 0.0
 
 
 async def replayed(port: int, requests: list[Request]) -> set[int]:
@@ -91,11 +102,11 @@ def test_a_killed_miner_starts_again_on_its_ports_and_its_state(tmp_path: Path) 
     state, asked, before = tmp_path / "state", 0, 0
     answered: list[Request] = []
     with reserved_ports(2) as ports:
-        for answers in (5, 17, 40):
+        for answers, recorded in ((5, False), (17, True), (40, False)):
             with miner(state, ports=ports) as running:
                 if answered:
                     assert asyncio.run(replayed(running.axon, answered[-10:])) == {401}
-                answered = asyncio.run(killed(running, running.hotkey(), answers))
+                answered = asyncio.run(killed(running, running.hotkey(), answers, recorded))
                 asked += len(answered)
             said, rows, sums = journal_of(state)
             assert (said, rows) == ("ok", sums)
