@@ -2,8 +2,8 @@
 
     python -m models.training.embedded --data ../shared/data/streets --sprites sprites --device cuda
 
-Trains every recipe of the settings, and ships the mean of their weights. Needs the extra `train`; a quarter of an hour
-on one card. On a CPU only `--quick` is of use: it shows that everything works.
+Trains every recipe of the settings and exports the mean of their weights. Needs the extra `train`; a quarter of an
+hour on one card. On a CPU only `--quick` is of use: it shows that everything works.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def ship(
     facts: Mapping[str, Any],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Figures and opinions into --work, the files of the package into --out.
+    """Figures and opinions into --work, the files that a miner serves into --out.
 
     examples: views of training pictures. facts: how the network was made, for the card.
     """
@@ -141,16 +141,17 @@ def ship(
     told = evaluate.opinions(scores, pictures, options.data, folds, settings, calibrations)
     (options.work / "opinions.json.gz").write_bytes(gzip.compress(json.dumps(told).encode(), mtime=0))
     log.info("figures and opinions in %s", options.work)
-    options.out.mkdir(parents=True, exist_ok=True)
-    whole, small = options.work / "float.onnx", options.out / "roadwork.onnx"
+    out: Path = options.out or options.work / "embedded"
+    out.mkdir(parents=True, exist_ok=True)
+    whole, small = options.work / "float.onnx", out / "roadwork.onnx"
     measured: dict[str, Any] = {"out_of_fold": headline(found, folds)}
     measured["difference_to_torch"] = export.write_onnx(final.cpu(), whole)
     export.quantise(whole, small, examples[:: max(1, len(examples) // EXAMPLES)])
     measured["difference_of_8_bits"] = export.difference(whole, small, examples[1 :: max(1, len(examples) // EXAMPLES)])
-    export.write_calibrations(calibrations, evaluate.share(scores), options.out / "calibration.json")
+    export.write_calibrations(calibrations, evaluate.share(scores), out / "calibration.json")
     card = export.card(small, final.variant, pictures, settings["measuring_only"], options.data, {**facts, **measured})
-    (options.out / "model_card.json").write_text(json.dumps(card, indent=2) + "\n")
-    log.info("written to %s", options.out)
+    (out / "model_card.json").write_text(json.dumps(card, indent=2) + "\n")
+    log.info("written to %s", out)
     return found
 
 
@@ -305,7 +306,9 @@ def _merge(settings: dict[str, Any], changes: Mapping[str, Any], whose: str = ""
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m models.training.embedded", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="<source>/<roadwork|clear|objects>/*.jpg below it")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "embedded", help="where the shipped files go")
+    parser.add_argument(
+        "--out", type=Path, help="where the files go that a miner serves; default: WORK/embedded, not over what ships"
+    )
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "streetvision-training")
     parser.add_argument(
         "--sprites", type=Path, help="what models.training.render_sprites wrote; without: drawn ones only"

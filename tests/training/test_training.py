@@ -325,25 +325,23 @@ def test_a_whole_run_trains_evaluates_exports_and_repeats(pictures: Path, folds:
             str(pictures),
             "--folds",
             str(folds),
-            "--out",
-            str(out),
             "--work",
-            str(out / "work"),
+            str(out),
         ]
         arguments += ["--views", "level0", "native", "--quick"]
         assert embedded.main(arguments) == 0
-        return json.loads((tmp_path / name / "work" / "figures.json").read_text())
+        return json.loads((out / "figures.json").read_text())
 
     first, second = run("first"), run("second")
     assert first["kinds"] == second["kinds"], "the same seed gives the same figures"
     assert first["kinds"]["native"]["pooled"]["n"] == 40
-    shipped = Embedded(tmp_path / "first")
+    shipped = Embedded(tmp_path / "first/embedded")
     shipped.load("cpu")
     opinions = shipped.assess([Frame.of(np.asarray(street(7, roadwork))) for roadwork in (True, False)])
     assert opinions[0].logit > opinions[1].logit
-    card = json.loads((tmp_path / "first" / "model_card.json").read_text())
+    card = json.loads((tmp_path / "first/embedded/model_card.json").read_text())
     assert "kitti-road" in card["never_trained_on"]
-    assert card["mean_of"] == ["dense", "plain"]
+    assert card["mean_of"] == embedded.recipes_of(None)
     kept = [embedded.kept(tmp_path / "first" / "work" / name / f"{name}-final.pt") for name in card["mean_of"]]
     assert not torch.equal(kept[0]["head.weight"], kept[1]["head.weight"])
     assert "Lite0" in card["description"]
