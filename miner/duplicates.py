@@ -61,7 +61,8 @@ class Duplicates:
             async with asyncio.timeout(LOOK_UP):
                 known = await asyncio.to_thread(self._find, frame.sha256, self._version())
         except Exception as error:  # the journal is a convenience here: any fault of it means "not known"
-            log.warning("no look into the journal: %s: %s", type(error).__name__, error)
+            why = f"not within {LOOK_UP} s" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+            log.warning("no look into the journal: %s", why)
             return None
         return None if known is None else _verdict(known.probability, known.interval)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from cascade.deadline import Deadline
 from cascade.verdict import Source, Verdict
-from miner.duplicates import RECENT, Duplicates
+from miner.duplicates import LOOK_UP, RECENT, Duplicates
 from miner.journal import Keep
 from miner.journal_views import Known, Views
 from models.base import Frame
@@ -91,6 +92,22 @@ async def test_a_journal_that_fails_means_not_known() -> None:
         raise OSError("disk on fire")
 
     assert (await ask(duplicates(Cascade(verdict(0.8)), broken))).probability == 0.8
+
+
+async def test_a_journal_that_hangs_means_not_known_and_the_log_says_for_how_long(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    goes_on = threading.Event()
+
+    def hanging(sha256: str, version: str) -> Known | None:
+        goes_on.wait()
+        return None
+
+    try:
+        assert (await ask(duplicates(Cascade(verdict(0.8)), hanging))).probability == 0.8
+    finally:
+        goes_on.set()
+    assert f"no look into the journal: not within {LOOK_UP} s" in caplog.text
 
 
 async def test_memory_of_answers_is_bounded() -> None:
