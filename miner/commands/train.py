@@ -13,9 +13,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from pydantic_settings import CliSettingsSource
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -28,13 +27,12 @@ from miner.settings import parse as parse_settings
 from models.data.labelled import Labelled
 from models.installing import pip_install_extra
 from models.training.finetune import data
-from models.training.finetune.settings import Classify, Distil, Vlm, parse
+from models.training.finetune.settings import Classify, Distil, Vlm, flags, parse
 from models.training.finetune.settings import Settings as Training
 
 MODULE = "models.training.finetune"
 NEEDED = ("torch", "accelerate", "peft", "transformers", "tensorboard", "onnx", "onnxscript", "sklearn", "matplotlib")
 KINDS: dict[str, type[Training]] = {"distil": Distil, "vlm": Vlm}
-FILE_HELP = "A TOML file with these names; flags win."
 SECONDS = 60.0  # for one picture: nobody waits for the answer
 
 
@@ -52,8 +50,7 @@ def _help(word: str) -> int:
     """Of one kind of training, or of all three; needs nothing of the extra."""
     kinds: list[type[Training]] = [KINDS[word]] if word in KINDS else [Classify, *KINDS.values()]
     for kind in kinds:
-        told = CliSettingsSource[Any](kind, formatter_class=Help).root_parser.format_help()
-        sys.stdout.write(f"{told}  --settings FILE       {FILE_HELP}\n\n")
+        sys.stdout.write(flags(kind, Help).root_parser.format_help() + "\n")
     return 0
 
 

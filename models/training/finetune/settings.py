@@ -119,7 +119,7 @@ class Settings(BaseSettings):
 
 
 class Classify(Settings):
-    """Train a classifier on your own pictures: calibrated, measured on held-out sources, exported, ready to serve."""
+    """Train a classifier on your own pictures, ready to serve."""
 
     model_config = SettingsConfigDict(cli_prog_name="run_miner.sh train")
 
@@ -135,7 +135,7 @@ class Classify(Settings):
 
 
 class Distil(Classify):
-    """Train a small student on what a teacher says: any profile's probabilities, if wanted a backbone's features."""
+    """Train a small student on what a teacher says, which is any profile."""
 
     model_config = SettingsConfigDict(cli_prog_name="run_miner.sh train distil")
 
@@ -147,7 +147,7 @@ class Distil(Classify):
 
 
 class Vlm(Settings):
-    """Train LoRA matrices of a Qwen3-VL on the one token of its answer: is road work visible, yes or no?"""
+    """Train LoRA matrices of a Qwen3-VL on its answer, yes or no."""
 
     model_config = SettingsConfigDict(cli_prog_name="run_miner.sh train vlm")
 
@@ -162,14 +162,17 @@ def parse(kind: type[Part], arguments: Sequence[str]) -> Part:
     """The settings of one command. Raises ValueError that names what is wrong; argparse exits 2 on an unknown flag."""
     words = list(arguments)
     table = _table(words)
-    flags: CliSettingsSource[Any] = CliSettingsSource(
-        kind, add_argument_method=_add_flag, formatter_class=HelpFormatter
-    )
-    flags.root_parser.epilog = "--settings FILE: TOML with the same names, with _ for -; flags win."
     try:
-        return CliApp.run(kind, words, flags, cli_cmd_method_name="_parsed", **table)
+        return CliApp.run(kind, words, flags(kind), cli_cmd_method_name="_parsed", **table)
     except ValidationError as error:
         raise ValueError("\n".join(fault(each, kind.model_fields) for each in error.errors())) from None
+
+
+def flags(kind: type[Settings], formatter: type[HelpFormatter] = HelpFormatter) -> CliSettingsSource[Any]:
+    """The command line of one kind of training. formatter: of its help."""
+    source: CliSettingsSource[Any] = CliSettingsSource(kind, add_argument_method=_add_flag, formatter_class=formatter)
+    source.root_parser.epilog = "--settings FILE: TOML with the same names, with _ for -; flags win."
+    return source
 
 
 def _add_flag(parser: ArgumentParser, *names: str, **how: Any) -> None:
