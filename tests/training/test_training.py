@@ -342,7 +342,7 @@ def test_a_whole_run_trains_evaluates_exports_and_repeats(pictures: Path, folds:
     card = json.loads((tmp_path / "first/embedded/model_card.json").read_text())
     assert "kitti-road" in card["never_trained_on"]
     assert card["mean_of"] == embedded.recipes_of(None)
-    kept = [embedded.kept(tmp_path / "first" / "work" / name / f"{name}-final.pt") for name in card["mean_of"]]
+    kept = [embedded.kept(tmp_path / "first" / name / f"{name}-final.pt") for name in card["mean_of"]]
     assert not torch.equal(kept[0]["head.weight"], kept[1]["head.weight"])
     assert "Lite0" in card["description"]
 
