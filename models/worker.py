@@ -146,7 +146,7 @@ class Worker:
         try:
             loaded: Loaded = self._call(child, "load", key, (self._factories[key], device), self._policy.loading)
         except ModelError:
-            self._is_lost(key)
+            self._is_lost(child, key)
             raise
         self._is_ready(child, key)
         return loaded
@@ -165,9 +165,11 @@ class Worker:
                 self._ready.add(key)
             self._changed.notify_all()
 
-    def _is_lost(self, key: str) -> None:
+    def _is_lost(self, child: _Child, key: str) -> None:
+        """It is wanted no more, unless its process was told to end: who wants it now has asked another one for it."""
         with self._changed:
-            self._devices.pop(key, None)
+            if not child.told_to_end:
+                self._devices.pop(key, None)
             self._changed.notify_all()
 
     def warm_up(self, key: str) -> None:
@@ -276,7 +278,7 @@ class Worker:
                 self._call(child, "warm_up", key, None, self._policy.loading)
             except ModelError as error:  # if it took the process with it, it must not do so again
                 log.error("worker %s: %s is not back: %s", self.name, key, error)
-                self._is_lost(key)
+                self._is_lost(child, key)
                 if not child.alive:
                     return  # that death is being answered
             else:
@@ -394,6 +396,7 @@ class _Child:
         theirs.close()
         atexit.register(self._kill_all)  # multiprocessing ends no process by itself that may have children
         self.born = time.monotonic()
+        self.told_to_end = False
         self._on_death = on_death
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -426,6 +429,7 @@ class _Child:
         self._kill_all()
 
     def end(self) -> None:
+        self.told_to_end = True
         with self._lock, suppress(OSError):
             self._ours.send(None)
         self.process.join(5)

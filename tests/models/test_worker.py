@@ -353,6 +353,25 @@ def test_who_takes_over_a_model_waits_for_it_and_the_one_before_cannot_close_it(
     assert not worker.alive
 
 
+def test_who_takes_over_a_model_that_was_closed_while_it_came_back_has_it(worker: Worker) -> None:
+    Path("go").touch()
+    before = remote(worker, "waiting")
+    Path("go").unlink()
+    Path("waits").unlink()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    until_exists(Path("waits"))
+    Path("waits").unlink()
+    before.close()  # ends the process that was loading it
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(remote, worker, "waiting")
+        until_exists(Path("waits"))
+        while any(isinstance(thread, threading.Timer) for thread in threading.enumerate()):
+            time.sleep(0.002)  # who brought it back has seen that this was in vain
+        Path("go").touch()
+        assert len(coming.result(60).assess([frame(0)])) == 1
+
+
 def until_exists(path: Path) -> None:
     give_up = time.monotonic() + 60.0
     while not path.exists():
