@@ -80,7 +80,7 @@ def undecided(frame: Frame) -> float:
 
 def slow_answering() -> None:
     """Its second tier takes 2 s for whatever it is asked. Serve it with a profile whose band is never left."""
-    _with_signs(lambda: Fake("sign-reading", undecided, fault=slow(ANSWERING)))
+    _with_signs(unhurried)
 
 
 def unhurried() -> Fake:

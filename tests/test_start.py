@@ -28,7 +28,7 @@ from models.base import BadWeights
 from models.fake import Fake, hang
 from tests.edge.pictures import jpeg, noise, text
 from tests.edge.signing import Dendrite
-from tests.edge.wire import Response, read_response, until
+from tests.edge.wire import Response, ask, until
 
 PICTURE = text(jpeg(noise()))
 
@@ -62,12 +62,7 @@ class Started:
         return answer.status_code, answer.json()
 
     async def ask(self) -> Response:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._axon)
-        writer.write(Dendrite(dev_validator(0), self.miner.address).request(PICTURE).bytes())
-        try:
-            return await read_response(reader)
-        finally:
-            writer.close()
+        return await ask(self._axon, Dendrite(dev_validator(0), self.miner.address).request(PICTURE).bytes())
 
     async def listening(self) -> None:
         """Come back once both ports answer."""

@@ -63,12 +63,17 @@ class Edge:
 
     async def ask(self, payload: bytes) -> Response:
         """Send one request over a connection of its own."""
-        reader, writer = await self.connect()
-        try:
-            writer.write(payload)
-            return await read_response(reader)
-        finally:
-            writer.close()
+        return await ask(self.port, payload)
+
+
+async def ask(port: int, payload: bytes) -> Response:
+    """What a server on loopback says to one request over a connection of its own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(payload)
+        return await read_response(reader)
+    finally:
+        writer.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:

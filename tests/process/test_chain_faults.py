@@ -18,7 +18,7 @@ from benchmarks.process import miner
 from miner.mocknet import dev_validator
 from tests.edge.pictures import jpeg, noise, text
 from tests.edge.signing import Dendrite
-from tests.edge.wire import read_response
+from tests.edge.wire import ask
 
 pytestmark = pytest.mark.slow
 
@@ -53,16 +53,6 @@ def until(happened: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-async def asked(port: int, hotkey: str) -> int:
-    """The status that the validator gets."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(Dendrite(dev_validator(0), hotkey).request(PICTURE).bytes())
-    response = await read_response(reader)
-    writer.close()
-    await writer.wait_closed()
-    return response.status
-
-
 def test_a_chain_that_is_dead_at_the_start_and_goes_bad_in_every_way_later(tmp_path: Path, hotkey: Keypair) -> None:
     chain = Chain(hotkey)
     node = Node(chain)
@@ -72,10 +62,11 @@ def test_a_chain_that_is_dead_at_the_start_and_goes_bad_in_every_way_later(tmp_p
     chain.fault = Hang()
     try:
         with miner(tmp_path / "state", *own, command=COMMAND, log_level="INFO") as running:
-            address_of_it = running.hotkey()
+            dendrite = Dendrite(dev_validator(0), running.hotkey())
 
             def status() -> int:
-                return asyncio.run(asked(running.axon, address_of_it))
+                """That the validator gets."""
+                return asyncio.run(ask(running.axon, dendrite.request(PICTURE).bytes())).status
 
             until(lambda: "does not answer" in running.log.read_text())
             assert "serving on the view of block 0" in running.log.read_text()

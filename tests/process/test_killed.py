@@ -19,21 +19,12 @@ from miner.commands.mock import reserved_ports
 from miner.mocknet import dev_validator
 from tests.edge.pictures import jpeg, noise, text
 from tests.edge.signing import Dendrite, Request
-from tests.edge.wire import Response, read_response
+from tests.edge.wire import ask
 
 pytestmark = pytest.mark.slow
 
 PICTURES = [text(jpeg(noise(300, 200, seed=seed))) for seed in range(20)]
 CALLERS = 4
-
-
-async def ask(port: int, request: Request) -> Response:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(request.bytes())
-        return await read_response(reader)
-    finally:
-        writer.close()
 
 
 async def killed(running: Running, hotkey: str, answers: int, recorded: bool) -> list[Request]:
@@ -48,7 +39,7 @@ async def killed(running: Running, hotkey: str, answers: int, recorded: bool) ->
         for number in range(10**6):
             request = dendrite.request(PICTURES[(CALLERS * number + validator) % len(PICTURES)])
             try:
-                response = await ask(running.axon, request)
+                response = await ask(running.axon, request.bytes())
             except (OSError, asyncio.IncompleteReadError):
                 return
             assert response.status == 200
@@ -76,11 +67,11 @@ async def replayed(port: int, requests: list[Request]) -> set[int]:
     async with asyncio.timeout(60.0):
         while True:
             try:
-                first = await ask(port, requests[-1])
+                first = await ask(port, requests[-1].bytes())
                 break
             except ConnectionRefusedError:
                 await asyncio.sleep(0.01)
-    return {first.status, *[(await ask(port, request)).status for request in requests]}
+    return {first.status, *[(await ask(port, request.bytes())).status for request in requests]}
 
 
 def journal_of(state: Path) -> tuple[str, int, int]:
@@ -114,7 +105,8 @@ def test_a_killed_miner_starts_again_on_its_ports_and_its_state(tmp_path: Path) 
             before = rows
         with miner(state, ports=ports) as running:
             hotkey = running.hotkey()
-            assert asyncio.run(ask(running.axon, Dendrite(dev_validator(0), hotkey).request(PICTURES[0]))).status == 200
+            request = Dendrite(dev_validator(0), hotkey).request(PICTURES[0])
+            assert asyncio.run(ask(running.axon, request.bytes())).status == 200
     print(f"\nthree times killed: {asked} answered, {rows} of them on record; every replay refused")
     assert rows > 0
 
@@ -128,7 +120,8 @@ async def asked_while_a_worker_dies(running: Running, hotkey: str, deaths: int) 
         dendrite = Dendrite(dev_validator(validator), hotkey)
         while not enough.is_set():
             began = time.monotonic()
-            response = await ask(running.axon, dendrite.request(text(jpeg(noise(300, 200, seed=len(times) + 100)))))
+            request = dendrite.request(text(jpeg(noise(300, 200, seed=len(times) + 100))))
+            response = await ask(running.axon, request.bytes())
             assert response.status == 200
             assert 0.0 <= response.json["prediction"] <= 1.0
             times.append(time.monotonic() - began)

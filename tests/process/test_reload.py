@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from cascade.calibration import logit, sigmoid
 from miner.mocknet import dev_validator
 from tests.edge.pictures import jpeg, noise, text
 from tests.edge.signing import Dendrite
-from tests.edge.wire import read_response
+from tests.edge.wire import ask
 
 pytestmark = pytest.mark.slow
 
@@ -34,13 +33,9 @@ members = [{{ model = "embedded", weight = 1.0, timeout_ms = 60000 }}]
 
 async def asked(dendrite: Dendrite, port: int, picture: str = PICTURE) -> float:
     """The probability that comes back, the status being 200."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(dendrite.request(picture).bytes())
-    response = await read_response(reader)
-    writer.close()
-    await writer.wait_closed()
+    response = await ask(port, dendrite.request(picture).bytes())
     assert response.status == 200
-    return float(json.loads(response.body)["prediction"])
+    return float(response.json["prediction"])
 
 
 def write(profile: Path, content: str) -> None:

@@ -21,7 +21,7 @@ from miner.commands.mock import reserved_ports
 from miner.metagraph import Neuron, Snapshot, save
 from tests.edge.pictures import jpeg, malformed, noise, text
 from tests.edge.signing import Dendrite
-from tests.edge.wire import read_response
+from tests.edge.wire import ask
 
 pytestmark = pytest.mark.slow
 
@@ -47,14 +47,8 @@ def requests(own: str) -> list[bytes]:
     return [each.bytes() for each in (sound.request(PICTURE), forged, *map(sound.request, malformed(20)))]
 
 
-async def ask(port: int, payloads: list[bytes]) -> list[int]:
-    statuses = []
-    for payload in payloads:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(payload)
-        statuses.append((await read_response(reader)).status)
-        writer.close()
-    return statuses
+async def statuses(port: int, payloads: list[bytes]) -> list[int]:
+    return [(await ask(port, payload)).status for payload in payloads]
 
 
 def wait_until_ready(url: str, miner: subprocess.Popen[bytes]) -> str:
@@ -103,7 +97,7 @@ def test_no_secret_and_no_picture_leaves_a_whole_miner(hotkey: Path, tmp_path: P
         miner = subprocess.Popen(command, stderr=sink, stdout=sink, env=os.environ | secrets)
         try:
             said = wait_until_ready(url, miner)
-            assert asyncio.run(ask(axon, requests(own))) == [200, 401] + [200] * 20
+            assert asyncio.run(statuses(axon, requests(own))) == [200, 401] + [200] * 20
             for path in ("/metrics", "/"):
                 with urlopen(Request(url + path, headers={"authorization": f"Bearer {DASHBOARD}"})) as answer:
                     said += answer.read().decode()

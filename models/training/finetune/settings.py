@@ -6,7 +6,6 @@ environment, so that two runs with the same settings file are the same run.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from argparse import ArgumentParser, HelpFormatter
 from collections.abc import Sequence
@@ -176,10 +175,9 @@ def flags(kind: type[Settings], formatter: type[HelpFormatter] = HelpFormatter) 
 
 
 def _add_flag(parser: ArgumentParser, *names: str, **how: Any) -> None:
-    """A flag as pydantic-settings makes it, but for its help: not types of Python, nor defaults that say nothing."""
+    """A flag as pydantic-settings makes it, but for what the help calls its value: no type of Python."""
     if (name := names[-1].lstrip("-").replace("-", "_")) in SHOWN:
         how["metavar"] = SHOWN[name]
-    how["help"] = re.sub(r" \(default: (None|\(\)|)\)$", "", how["help"])
     parser.add_argument(*names, **how)
 
 
