@@ -68,9 +68,7 @@ def slow_to_load() -> Fake:
 
 def slow_loading() -> None:
     """Its second tier lives in a worker process that takes a minute to load."""
-    worker = Worker({"sign-reading": slow_to_load})
-    spec = ModelSpec("sign-reading", "fake", "none", "Fake")
-    _with_signs(lambda: Remote(spec, worker))
+    _in_worker(slow_to_load)
 
 
 def undecided(frame: Frame) -> float:
@@ -89,9 +87,7 @@ def unhurried() -> Fake:
 
 def in_a_worker() -> None:
     """As slow-answering, and its second tier lives in a worker process, which may be killed or stopped."""
-    worker = Worker({"sign-reading": unhurried})
-    spec = ModelSpec("sign-reading", "fake", "none", "Fake")
-    _with_signs(lambda: Remote(spec, worker))
+    _in_worker(unhurried)
 
 
 def hanging_at_the_end() -> None:
@@ -121,6 +117,13 @@ def _with_signs(make: Callable[[], Any]) -> None:
         return Engine(parts.chosen.profile, {**parts.models(), "sign-reading": make()})
 
     neurons.miner.make_engine = engine
+
+
+def _in_worker(made: Callable[[], Fake]) -> None:
+    """The second tier's model, in a process of its own."""
+    worker = Worker({"sign-reading": made})
+    spec = ModelSpec("sign-reading", "fake", "none", "Fake")
+    _with_signs(lambda: Remote(spec, worker))
 
 
 ODDITIES = {
